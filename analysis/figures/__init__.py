@@ -1,0 +1,87 @@
+"""The registry of figures. A figure is a function (frame -> matplotlib Figure) with a caption and the question
+whether a frame has enough for it; a new one is one function and one row here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis import frames
+from analysis.figures import compute, curves, shape
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One figure of the report."""
+
+    title: str
+    draw: Callable[..., object]  # (frame) -> Figure; (frame, images) if `needs_images`
+    caption: Callable[[pd.DataFrame], str]
+    applies: Callable[[pd.DataFrame], bool]
+    needs_images: bool = False
+
+
+def _evaluated(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["fid"].notna()]
+
+
+def _models(least: int) -> Callable[[pd.DataFrame], bool]:
+    return lambda frame: len(frames.cells(frame)) >= least
+
+
+def _several(column: str) -> Callable[[pd.DataFrame], bool]:
+    """Several values, and a FID at two points of training at least: a line to draw."""
+    return lambda frame: (
+        _evaluated(frame)[column].nunique() > 1
+        and bool((_evaluated(frame).groupby("run_id").size() > 1).any())
+        and len(frames.cells(frame)) > 1
+    )
+
+
+def _lattice(frame: pd.DataFrame) -> bool:
+    """Some depth with several widths and some width with several depths."""
+    cells = frames.cells(frame)
+    return len(cells) >= 4 and all(
+        (cells.groupby([one, "model.patch"])[other].nunique() > 1).any()
+        for one, other in (("model.depth", "model.width"), ("model.width", "model.depth"))
+    )
+
+
+FIGURES: dict[str, Spec] = {
+    "fid_vs_gflops": Spec(
+        "FID against model Gflops", compute.fid_vs_gflops, compute.caption_fid_vs_gflops,
+        lambda frame: _models(3)(frame) and frames.cells(frame)["model.gflops"].nunique() > 2 and _ladder(frame),
+    ),
+    "fid_by_size": Spec(
+        "FID over training, by model size", curves.fid_by_size, curves.caption_fid_by_size,
+        lambda frame: _several("model.size")(frame) and not _lattice(frame),
+    ),
+    "fid_by_patch": Spec(
+        "FID over training, by patch size", curves.fid_by_patch, curves.caption_fid_by_patch, _several("model.patch"),
+    ),
+    "conditioning": Spec(
+        "Conditioning types", shape.conditioning, shape.caption_conditioning, _several("model.conditioning"),
+    ),
+    "depth_width": Spec("Depth and width", shape.depth_width, shape.caption_depth_width, _lattice),
+    "samples": Spec(
+        "Samples by size and patch", shape.sample_grid, shape.caption_sample_grid,
+        lambda frame: frame["model.size"].nunique() > 1 or frame["model.patch"].nunique() > 1, needs_images=True,
+    ),
+    "fid_vs_compute": Spec(
+        "FID against training compute", compute.fid_vs_compute, compute.caption_fid_vs_compute,
+        lambda frame: _models(2)(frame) and _evaluated(frame)["train_gflops"].notna().any(),
+    ),
+    "quality_vs_gflops": Spec(
+        "Every quality metric against model Gflops", compute.quality_vs_gflops, compute.caption_quality_vs_gflops,
+        lambda frame: _models(3)(frame) and frames.cells(frame)["model.gflops"].nunique() > 2,
+    ),
+    "loss_curves": Spec(
+        "Loss over training", curves.loss_curves, curves.caption_loss_curves,
+        lambda frame: _models(1)(frame) and frame["loss"].notna().any(),
+    ),
+}  # fmt: skip
+
+
+def _ladder(frame: pd.DataFrame) -> bool:
+    """More than one shape: a sweep of one shape says nothing about Gflops."""
+    return len(frames.cells(frame).drop_duplicates(list(frames.SHAPE))) > 2

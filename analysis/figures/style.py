@@ -1,0 +1,189 @@
+"""How every figure looks: one theme held for the time of a drawing, colour by size, marker by patch, direct labels."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from analysis import frames
+from analysis.words import plain, short
+
+INK, MUTED, FAINT, PAPER = "#1d2530", "#68717d", "#d9dde2", "#9aa3ad"
+MOST_LABELS = 40  # points of one panel that still get a label each
+MARKERS = {1: "^", 2: "o", 4: "D", 8: "s", 16: "X"}
+Label = tuple[float, float, str, str]  # x, y, text, colour
+_DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
+# Light to dark and warm to cold at once: the order survives greyscale and the common colour blindnesses.
+_LADDER = LinearSegmentedColormap.from_list("ladder", ["#efa42f", "#df5b43", "#a3346f", "#503b8f", "#14284f"])
+CONDITIONING = {"in-context": "#7b8794", "cross-attention": "#efa42f", "adaLN": "#3d8fb5", "adaLN-Zero": "#a3346f"}
+
+_THEME = {
+    "font.family": "DejaVu Sans", "font.size": 8.5, "text.color": INK, "svg.fonttype": "path", "svg.hashsalt": "figure",
+    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.linewidth": 0.7, "axes.labelsize": 8.5,
+    "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#eceef1", "grid.linewidth": 0.7, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "xtick.major.size": 3, "ytick.major.size": 3,
+    "lines.linewidth": 1.6, "lines.markersize": 4.5, "lines.markeredgewidth": 0.6, "figure.facecolor": "white",
+    "savefig.dpi": 160, "legend.frameon": False, "legend.fontsize": 7.5,
+}  # fmt: skip
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """matplotlib's settings for our figures, put back afterwards."""
+    with matplotlib.rc_context(_THEME):
+        yield
+
+
+def canvas(
+    rows: int, columns: int, width: float, height: float, title: str, subtitle: str, **options
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` x `height` inches with its title and subtitle, and its (rows, columns) axes."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.58 / height), w_pad=0.08, h_pad=0.06)
+    figure.text(0.09 / width, 1 - 0.09 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
+    figure.text(0.09 / width, 1 - 0.32 / height, subtitle, ha="left", va="top", fontsize=7.5, color=MUTED)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def settle(figure: Figure) -> Figure:
+    """Fix the layout, so that labels can be placed by where things are on the page."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def size_colours(frame: pd.DataFrame) -> dict[str, str]:
+    """Each size's colour, smallest first; the same frame gives the same colours in every figure."""
+    names = frames.sizes(frame)
+    places = np.linspace(0, 1, max(len(names), 2))
+    return {name: to_hex(_LADDER(place)) for name, place in zip(names, places, strict=False)}
+
+
+def marker(patch: int) -> str:
+    return MARKERS.get(int(patch), "P")
+
+
+def dashes(patches: Sequence[int]) -> dict[int, object]:
+    """Each patch's line: the finest is solid."""
+    ordered = sorted(map(int, patches))
+    return {patch: _DASHES[min(place, len(_DASHES) - 1)] for place, patch in enumerate(ordered)}
+
+
+def log_axis(axis: Axis, say: Callable[[float], str] | None = None) -> None:
+    """A logarithmic axis with plain numbers, a handful of them however short or long it is."""
+    axis._set_axes_scale("log")
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    if decades < 0.35:
+        ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    else:
+        thirds = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.2 else (1, 3)
+        ticks = LogLocator(subs=(1,) if decades > 3.5 else thirds, numticks=30).tick_values(low, high)
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high and tick > 0]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: (say or plain)(value)))
+
+
+def images_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def legend(figure: Figure, panel: Axes, frame: pd.DataFrame) -> None:
+    """Colours of sizes and markers of patches in one line below the title: for figures with no room for labels."""
+    looks = [{"marker": "o", "color": colour, "label": size} for size, colour in size_colours(frame).items()]
+    looks += [{"marker": marker(p), "color": MUTED, "label": f"patch {p}"} for p in frames.patches(frame)]
+    handles = [panel.plot([], [], ls="", **look)[0] for look in looks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 10), handletextpad=0.2)
+
+
+def end_labels(axes: Axes, ends: Sequence[Label], size: float = 7.5) -> None:
+    """Write each text right of its line's end, moved up or down until none overlaps. Call after `settle`."""
+    if not ends:
+        return
+    points = axes.transData.transform([(x, y) for x, y, *_ in ends])
+    gap = size * 1.25 * axes.figure.dpi / 72
+    order = np.argsort(points[:, 1])
+    heights = points[order, 1].copy()
+    for _ in range(200):  # push neighbours apart, evenly, until all have room
+        clash = np.nonzero(np.diff(heights) < gap - 1e-6)[0]
+        if not len(clash):
+            break
+        for place in clash:
+            middle = heights[place : place + 2].mean()
+            heights[place], heights[place + 1] = middle - gap / 2, middle + gap / 2
+    for place, height in zip(order, heights, strict=True):
+        x, y, text, colour = ends[place]
+        offset = (height - points[place, 1]) * 72 / axes.figure.dpi
+        axes.annotate(
+            text, (x, y), (6, offset), textcoords="offset points", va="center", color=colour, fontsize=size,
+            fontweight="bold", annotation_clip=False, path_effects=_halo(),
+        )  # fmt: skip
+
+
+def point_labels(axes: Axes, points: Sequence[Label], size: float = 7) -> None:
+    """Write each text beside its point where it covers least: no label or point if it can, nor a line.
+
+    Call after `settle`. Nothing is written where there are too many points to tell the labels apart.
+    """
+    if not 0 < len(points) <= MOST_LABELS:
+        return
+    renderer = axes.figure.canvas.get_renderer()
+    centres = axes.transData.transform([(x, y) for x, y, *_ in points])
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    lines = np.concatenate([np.empty((0, 2)), *(_along(axes, line.get_xydata()) for line in axes.lines)])
+    inside = axes.get_window_extent(renderer)
+    near = [(7, 0), (-7, 0), (0, 7), (0, -7)]
+    offsets = near + [(dx, dy) for x, y in ((6, 5), (10, 12)) for dx in (x, -x) for dy in (y, -y)]
+    for place, (x, y, text, colour) in enumerate(points):
+        best = None
+        for dx, dy in offsets:
+            label = axes.annotate(
+                text, (x, y), (dx, dy), textcoords="offset points", fontsize=size, color=colour,
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+                va="bottom" if dy > 0 else "top" if dy < 0 else "center", path_effects=_halo(),
+            )  # fmt: skip
+            box = label.get_window_extent(renderer)
+            covered = np.all((lines > box.min) & (lines < box.max), axis=1).sum()
+            middle = (box.min + box.max) / 2
+            astray = np.hypot(*(centres - middle).T).argmin() != place  # it would be read as another point's
+            cost = 10 * sum(box.overlaps(other) for other in taken) + 30 * (not _within(box, inside))
+            cost += 4 * astray + 0.15 * covered + 0.1 * max(0, np.hypot(dx, dy) - 8)
+            if best is None or cost < best[0]:
+                if best:
+                    best[1].remove()
+                best = (cost, label, box)
+            else:
+                label.remove()
+            if cost == 0:
+                break
+        taken.append(best[2])
+
+
+def _along(axes: Axes, vertices: np.ndarray) -> np.ndarray:
+    """(n, 2) places on the page, a few pixels apart, along a drawn line."""
+    page = axes.transData.transform(np.asarray(vertices, float))
+    parts = [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / 4)) for a, b in pairwise(page)]
+    return np.concatenate(parts) if parts else page
+
+
+def _halo() -> list[withStroke]:
+    return [withStroke(linewidth=2.2, foreground="white")]
+
+
+def _within(box: Bbox, frame: Bbox) -> bool:
+    return frame.x0 <= box.x0 and box.x1 <= frame.x1 + 20 and frame.y0 <= box.y0 and box.y1 <= frame.y1 + 6

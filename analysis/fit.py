@@ -1,0 +1,180 @@
+"""Numbers in, numbers out: correlation, power law, lower envelope, neighbouring cells. Draws nothing.
+
+Intervals are bootstraps over models: a model is the unit that is resampled, never a checkpoint of one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+ENOUGH = 5  # fewer models than this give no interval worth printing
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r over n models, with a percentile bootstrap interval (NaN where there are too few models)."""
+
+    r: float
+    low: float
+    high: float
+    n: int
+    level: float
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """log10 y = a + b log10 x by least squares, with a percentile bootstrap interval of b."""
+
+    a: float
+    b: float
+    b_low: float
+    b_high: float
+    r2: float  # of log10 y
+    n: int
+    residuals: tuple[float, ...]  # y / fitted y - 1, in the order given; NaN where x or y was not positive
+
+    def __call__(self, x: Sequence[float]) -> np.ndarray:
+        """Fitted y at x."""
+        return 10 ** (self.a + self.b * np.log10(np.asarray(x, float)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two neighbouring cells; `held` if the one with more Gflops has the lower FID."""
+
+    smaller: str
+    larger: str
+    fid_smaller: float
+    fid_larger: float
+
+    @property
+    def held(self) -> bool:
+        return self.fid_larger < self.fid_smaller
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The paper's two claims of section 5, pair by pair."""
+
+    size: tuple[Pair, ...]  # same patch, the next size up
+    patch: tuple[Pair, ...]  # same size, the next smaller patch
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return self.size + self.patch
+
+    @property
+    def exceptions(self) -> tuple[Pair, ...]:
+        return tuple(pair for pair in self.pairs if not pair.held)
+
+
+def count(pairs: Sequence[Pair]) -> str:
+    """`8 of 9`: in how many pairs more Gflops gave the lower FID."""
+    return f"{sum(pair.held for pair in pairs)} of {len(pairs)}"
+
+
+def pearson(
+    x: Sequence[float], y: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Correlation:
+    """Pearson correlation of x and y, one value a model; pairs with a value that is not finite are left out."""
+    x, y = _finite(x, y)
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation(np.nan, np.nan, np.nan, len(x), level)
+    draws = _correlations(*_resampled(x, y, resamples, seed))
+    low, high = _interval(draws, len(x), level)
+    return Correlation(float(_correlations(x[None], y[None])[0]), low, high, len(x), level)
+
+
+def power_law(
+    x: Sequence[float], y: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> PowerLaw:
+    """Fit y = 10^a x^b to positive values, one a model."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    good = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    log_x, log_y = np.log10(x[good]), np.log10(y[good])
+    if len(log_x) < 2 or np.ptp(log_x) == 0:
+        return PowerLaw(np.nan, np.nan, np.nan, np.nan, np.nan, len(log_x), (np.nan,) * len(x))
+    b = float(_slopes(log_x[None], log_y[None])[0])
+    a = float(log_y.mean() - b * log_x.mean())
+    residual = log_y - a - b * log_x
+    spread = float(np.sum((log_y - log_y.mean()) ** 2))
+    low, high = _interval(_slopes(*_resampled(log_x, log_y, resamples, seed)), len(log_x), level)
+    residuals = np.full(len(x), np.nan)
+    residuals[good] = 10**residual - 1
+    r2 = 1 - float(np.sum(residual**2)) / spread if spread else np.nan
+    return PowerLaw(a, b, low, high, r2, len(log_x), tuple(residuals.tolist()))
+
+
+def envelope(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The points that no other one beats with at most as much x: the frontier of y over x, ordered by x."""
+    x, y = _finite(x, y)
+    order = np.lexsort((y, x))
+    x, y = x[order], y[order]
+    best = np.minimum.accumulate(y)
+    keep = np.concatenate(([True], best[1:] < best[:-1])) if len(y) else np.zeros(0, bool)
+    return x[keep], y[keep]
+
+
+def neighbours(cells: pd.DataFrame) -> Neighbours:
+    """Every pair of neighbouring cells with a FID. `cells`: one row each, with model.size, .patch, .gflops and fid.
+
+    Sizes are ordered by their Gflops at equal patch. Cells are compared only within one `recipe` (conditioning type,
+    learning rate, ...), where the frame has that column.
+    """
+    known = cells[cells["fid"].notna()]
+    groups = [group for _, group in known.groupby("recipe", sort=False)] if "recipe" in known else [known]
+    size, patch = [], []
+    for group in groups:
+        for _, row in group.groupby("model.patch", sort=False):
+            size += _pairs(row.sort_values("model.gflops"))
+        for _, column in group.groupby(_shape(group), sort=False):
+            patch += _pairs(column.sort_values("model.patch", ascending=False))
+    return Neighbours(tuple(size), tuple(patch))
+
+
+def _shape(cells: pd.DataFrame) -> list[str]:
+    return [name for name in ("model.size", "model.depth", "model.width", "model.heads") if name in cells]
+
+
+def _pairs(ordered: pd.DataFrame) -> list[Pair]:
+    names = [f"{size}/{patch}" for size, patch in zip(ordered["model.size"], ordered["model.patch"], strict=True)]
+    if "recipe" in ordered:
+        names = [f"{name} {recipe}".strip() for name, recipe in zip(names, ordered["recipe"], strict=True)]
+    fids = ordered["fid"].astype(float).tolist()
+    return [Pair(*pair) for pair in zip(names, names[1:], fids, fids[1:], strict=False)]
+
+
+def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    good = np.isfinite(x) & np.isfinite(y)
+    return x[good], y[good]
+
+
+def _resampled(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(resamples, n) draws of the models, with replacement; draws of fewer than three different x are left out."""
+    index = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    enough = (np.diff(np.sort(x[index], axis=1), axis=1) > 0).sum(1) >= 2  # a line fits any two points
+    return x[index[enough]], y[index[enough]]
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's r of each row; NaN where one of the two is constant."""
+    dx, dy = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (dx * dy).sum(1) / np.sqrt((dx**2).sum(1) * (dy**2).sum(1))
+
+
+def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least-squares slope of each row."""
+    dx = x - x.mean(1, keepdims=True)
+    return (dx * (y - y.mean(1, keepdims=True))).sum(1) / (dx**2).sum(1)
+
+
+def _interval(draws: np.ndarray, n: int, level: float) -> tuple[float, float]:
+    draws = draws[np.isfinite(draws)]
+    if n < ENOUGH or not len(draws):
+        return np.nan, np.nan
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

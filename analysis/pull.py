@@ -1,0 +1,245 @@
+"""MLflow -> one row per (run, images seen), every setting and metric a typed column named as in `harness.record`."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from analysis.frames import settings
+from harness.record import CELLS, METRICS, PARAMS, SAMPLES, TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+BULK_RUNS = 100  # runs of one request for metric histories: the server's own limit
+BULK_POINTS = 25_000  # points of one answer, likewise
+THREADS = 8  # requests in flight to a tracking server
+
+_DTYPES = {int: "Int64", float: "float64", str: "str", bool: "boolean"}
+_FACTS = {
+    "run_id": "str",
+    "trial_id": "str",
+    "name": "str",  # DiT-B/4 adaLN-Zero seed 0
+    "sweep": "str",  # the sweep that made the run: cells are shared between sweeps
+    "status": "str",  # MLflow's: FINISHED, FAILED, RUNNING, SCHEDULED, KILLED
+    "failure": "str",  # the step and the reason
+    "started": "datetime64[ms, UTC]",
+    "ended": "datetime64[ms, UTC]",
+    "tags": "str",  # the run's other tags (commit, versions) as JSON
+    "images": "Int64",  # images seen: the MLflow step
+}
+
+
+class NoSuchSweep(ValueError):
+    """The tracking store has no sweep of that name, or no tracking store is there."""
+
+
+def schema() -> dict[str, str]:
+    """Column -> pandas dtype of `runs.parquet`."""
+    params = settings() | {name: quantity.type for name, quantity in PARAMS.items()}
+    return (
+        _FACTS
+        | {name: _DTYPES[kind] for name, kind in params.items()}
+        | {name: _DTYPES[quantity.type] for name, quantity in METRICS.items()}
+    )
+
+
+def pull(tracking_uri: str, sweep: str | None = None, path: Path | None = None) -> pd.DataFrame:
+    """The runs of a sweep's last launch, in its order; every trial run of the store where `sweep` is None.
+
+    A run that never logged a metric has one row, with no images and no metrics. A step that was logged twice, by a
+    run that was resumed, keeps what was logged last. Writes the frame to `path` if one is given.
+    Raises NoSuchSweep.
+    """
+    client = _client(tracking_uri)
+    experiments = client.search_experiments(max_results=10_000)
+    runs = _all_trials(client, experiments) if sweep is None else _launched(client, experiments, sweep)
+    frame = conform(_rows(runs, _histories(client, [run.info.run_id for run in runs])))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(path, index=False)
+    return frame
+
+
+def conform(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with exactly the columns of `schema()`: unknown ones dropped, missing ones empty."""
+    columns = {}
+    for name, dtype in schema().items():
+        values = frame[name] if name in frame else pd.Series([None] * len(frame), index=frame.index, dtype="object")
+        columns[name] = _typed(values, dtype)
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+
+def samples(tracking_uri: str, frame: pd.DataFrame, folder: Path) -> dict[str, Path]:
+    """Copy each run's last PNG sample sheet to `folder/<run_id>.png`; runs without one are left out."""
+    client = _client(tracking_uri)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def fetch(run_id: str) -> Path | None:
+        sheets = [item.path for item in client.list_artifacts(run_id, SAMPLES) if item.path.endswith(".png")]
+        if not sheets:
+            return None
+        last = max(sheets, key=lambda path: (int("0" + "".join(filter(str.isdigit, Path(path).stem))), path))
+        target = folder / f"{run_id}.png"
+        target.write_bytes(Path(client.download_artifacts(run_id, last)).read_bytes())
+        return target
+
+    run_ids = list(pd.unique(frame["run_id"]))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return {run_id: path for run_id, path in zip(run_ids, pool.map(fetch, run_ids), strict=True) if path}
+
+
+def _client(tracking_uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each of many small files
+    local = tracking_uri.removeprefix("sqlite:///")
+    if local != tracking_uri and not Path(local).exists():
+        raise NoSuchSweep(f"no tracking store at {tracking_uri}: run a sweep first, or set MLFLOW_TRACKING_URI")
+    return MlflowClient(tracking_uri)
+
+
+def _all_trials(client: "MlflowClient", experiments: "list[Experiment]") -> "list[Run]":
+    return _search(client, experiments, f"tags.{TAG_KIND} = 'trial'")
+
+
+def _launched(client: "MlflowClient", experiments: "list[Experiment]", sweep: str) -> "list[Run]":
+    """The runs of the cells that the sweep's last launch named, wherever they were made."""
+    own = [experiment for experiment in experiments if experiment.name == sweep]
+    parents = _search(client, own, f"tags.{TAG_KIND} = 'sweep' and tags.{TAG_SWEEP} = '{sweep}'") if own else []
+    if not parents:
+        names = sorted(experiment.name for experiment in experiments if experiment.name != "Default")
+        raise NoSuchSweep(f"no sweep '{sweep}' in {_uri(client)}; there are: {', '.join(names) or 'none'}")
+
+    def cell(trial_id: str) -> "Run | None":
+        found = _search(client, experiments, f"tags.{TAG_KIND} = 'trial' and tags.{TAG_ID} = '{trial_id}'")
+        return max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time or 0), default=None)
+
+    with _threads(client) as pool:
+        return [run for run in pool.map(cell, _cells(client, parents)) if run is not None]
+
+
+def _cells(client: "MlflowClient", parents: "list[Run]") -> list[str]:
+    for parent in sorted(parents, key=lambda run: -(run.info.start_time or 0)):
+        if any(item.path == CELLS for item in client.list_artifacts(parent.info.run_id)):
+            path = client.download_artifacts(parent.info.run_id, CELLS)
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+    return []
+
+
+def _search(client: "MlflowClient", experiments: "list[Experiment]", query: str) -> "list[Run]":
+    """Every active run that matches, newest first, page by page."""
+    ids, found, token = [experiment.experiment_id for experiment in experiments], [], None
+    while ids:
+        page = client.search_runs(ids, query, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def _histories(client: "MlflowClient", run_ids: list[str]) -> pd.DataFrame:
+    """Columns run_id, key, step, timestamp, value: every point that was ever logged of every known metric."""
+    blocks = [run_ids[start : start + BULK_RUNS] for start in range(0, len(run_ids), BULK_RUNS)]
+    jobs = [(block, key) for block in blocks for key in METRICS]
+    with _threads(client) as pool:
+        points = [point for part in pool.map(lambda job: _history(client, *job), jobs) for point in part]
+    return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
+
+
+def _history(client: "MlflowClient", run_ids: list[str], key: str) -> Iterable[tuple[str, str, int, int, float]]:
+    """One metric of up to `BULK_RUNS` runs.
+
+    MLflow's client reads one run and metric at a time. Its stores and its server read many at once, but promise
+    nothing about it: where that has gone, the client's own way is left.
+    """
+    store = getattr(getattr(client, "_tracking_client", None), "store", None)
+    if hasattr(store, "get_metric_history_bulk"):
+        found = store.get_metric_history_bulk(run_ids, key, sys.maxsize)
+        return [(p.run_id, key, p.step, p.timestamp, p.value) for p in found]
+    if hasattr(store, "get_host_creds"):
+        points = _requested(store, run_ids, key)
+        if points is not None:
+            return points
+    each = ((run_id, point) for run_id in run_ids for point in client.get_metric_history(run_id, key))
+    return [(run_id, key, point.step, point.timestamp, point.value) for run_id, point in each]
+
+
+def _requested(store: Any, run_ids: list[str], key: str) -> list[tuple[str, str, int, int, float]] | None:
+    """The same from a tracking server, halving the request while its answer is cut short; None if it cannot."""
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(
+        host_creds=store.get_host_creds(),
+        endpoint="/ajax-api/2.0/mlflow/metrics/get-history-bulk",
+        method="GET",
+        params={"run_id": run_ids, "metric_key": key, "max_results": BULK_POINTS},
+    )
+    if answer.status_code != 200:
+        return None
+    points = [(m["run_id"], key, int(m["step"]), int(m["timestamp"]), m["value"]) for m in answer.json()["metrics"]]
+    if len(points) < BULK_POINTS:
+        return points
+    if len(run_ids) == 1:
+        return None
+    middle = len(run_ids) // 2
+    halves = [_requested(store, half, key) for half in (run_ids[:middle], run_ids[middle:])]
+    return None if None in halves else halves[0] + halves[1]
+
+
+def _rows(runs: "list[Run]", points: pd.DataFrame) -> pd.DataFrame:
+    """One row per (run, step), runs in the order given, steps ascending."""
+    points["value"] = pd.to_numeric(points["value"], errors="coerce").astype(float)
+    # MLflow stores an infinite value as the largest double: no measurement either way.
+    points["value"] = points["value"].where(points["value"].abs() < sys.float_info.max)
+    points = points.sort_values("timestamp", kind="stable").drop_duplicates(["run_id", "key", "step"], keep="last")
+    wide = points.pivot(index=["run_id", "step"], columns="key", values="value").reset_index()
+    facts = pd.DataFrame([_facts(run) for run in runs], columns=None if runs else ["run_id"])
+    facts["_order"] = range(len(facts))
+    rows = facts.merge(wide.rename(columns={"step": "images"}), on="run_id", how="left")
+    return rows.sort_values(["_order", "images"], kind="stable").drop(columns="_order")
+
+
+def _facts(run: "Run") -> dict[str, Any]:
+    tags = run.data.tags
+    own = {name: value for name, value in tags.items() if not name.startswith("mlflow.")}
+    return {
+        **run.data.params,
+        "run_id": run.info.run_id,
+        "trial_id": tags.get(TAG_ID),
+        "name": run.info.run_name,
+        "sweep": tags.get(TAG_SWEEP),
+        "status": run.info.status,
+        "failure": tags.get(TAG_REASON),
+        "started": run.info.start_time,
+        "ended": run.info.end_time,
+        "tags": json.dumps(own, sort_keys=True),
+    }
+
+
+def _typed(values: pd.Series, dtype: str) -> pd.Series:
+    if dtype.startswith("datetime"):
+        return pd.to_datetime(values, unit="ms", utc=True).astype(dtype)
+    if dtype == "boolean":
+        words = {"true": True, "1": True, "false": False, "0": False}
+        return values.map(lambda value: words.get(str(value).lower())).astype(dtype)
+    if dtype in ("Int64", "float64"):
+        numbers = pd.to_numeric(values, errors="coerce").astype("float64" if dtype == "float64" else None)
+        return numbers.astype(dtype)
+    return values.astype("object").where(values.notna(), None).astype(dtype)
+
+
+def _threads(client: "MlflowClient") -> ThreadPoolExecutor:
+    """A database is read on one thread, a server on several."""
+    return ThreadPoolExecutor(THREADS if _uri(client).startswith("http") else 1)
+
+
+def _uri(client: "MlflowClient") -> str:
+    return client._tracking_client.tracking_uri

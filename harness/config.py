@@ -1,0 +1,334 @@
+"""What a trial is: frozen, typed, validated settings, and the content hash that names them.
+
+Nothing here depends on torch, Ray or MLflow, so a sweep of thousands of cells expands in a moment.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+# name: (depth, width, heads). S to XL are Table 1 of the paper (arXiv 2212.09748). The ladder below them is
+# for a CPU; its names say depth x width, and its heads keep the paper's 48 to 72 channels each.
+SIZES: dict[str, tuple[int, int, int]] = {
+    "1x64":  ( 1,   64,  1),
+    "2x96":  ( 2,   96,  2),
+    "3x128": ( 3,  128,  2),
+    "4x192": ( 4,  192,  3),
+    "4x256": ( 4,  256,  4),
+    "6x192": ( 6,  192,  3),
+    "6x256": ( 6,  256,  4),
+    "S":     (12,  384,  6),
+    "B":     (12,  768, 12),
+    "L":     (24, 1024, 16),
+    "XL":    (28, 1152, 16),
+}  # fmt: skip
+
+# Fields that were added after the first release, with the value that means "as before": left out of the hash while
+# they hold it, so that runs made before the field existed keep their identity.
+ADDED_LATER: dict[str, Any] = {}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: the message names the field, the value and what is allowed."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+
+
+class Model(_Settings):
+    """A Diffusion Transformer's shape. Image side, channels and classes come from the data."""
+
+    backbone: str = "dit"
+    depth: int = Field(gt=0)  # number of transformer blocks
+    width: int = Field(gt=0)  # channels of a token
+    heads: int = Field(gt=0)
+    patch: int = Field(gt=0)  # side of a square patch, in pixels (or latent cells)
+    conditioning: Literal["in-context", "cross-attention", "adaLN", "adaLN-Zero"] = "adaLN-Zero"
+    mlp_ratio: float = Field(4.0, gt=0)
+    learn_sigma: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads:
+            fit = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}; allowed: {_listed(fit)}")
+        if self.width % 4:
+            raise ValueError(f"width={self.width} must be a multiple of 4 for the 2-D sin-cos positions")
+        return self
+
+    @cached_property
+    def size(self) -> str:
+        """The size's name: a row of `SIZES`, or `depth x width x heads` off the ladder."""
+        shape = (self.depth, self.width, self.heads)
+        return next((name for name, row in SIZES.items() if row == shape), "x".join(map(str, shape)))
+
+    @property
+    def name(self) -> str:
+        """As people say it: `DiT-B/4`."""
+        return f"{'DiT' if self.backbone == 'dit' else self.backbone}-{self.size}/{self.patch}"
+
+
+class Data(_Settings):
+    dataset: str = "fashion-mnist"
+    images: int = Field(0, ge=0)  # train on the first this many images; 0 means all of them
+    flip: bool = True  # random horizontal flips, the paper's only augmentation
+
+
+class Diffusion(_Settings):
+    """The noise schedule (paper section 4; DDPM, arXiv 2006.11239)."""
+
+    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    timesteps: int = Field(1000, gt=1)
+
+
+class Train(_Settings):
+    """The recipe of the paper's section 4: AdamW, constant learning rate, no weight decay, EMA."""
+
+    images: int = Field(400_000 * 256, gt=0)  # training length in images seen, repeats counted
+    batch: int = Field(256, gt=0)
+    lr: float = Field(1e-4, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    label_dropout: float = Field(0.1, ge=0, lt=1)  # probability of the null class, for guidance
+    ema_std: float = Field(0.10, gt=0, lt=0.25)  # EMA width relative to the run so far (EDM2, arXiv 2312.02696)
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # a constant decay per step instead, as the paper's 0.9999; 0: off
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware multiplies it natively
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: whole batches, rounded up."""
+        return -(-self.images // self.batch)
+
+
+class Evaluate(_Settings):
+    """How a model is measured. Every one of these changes the FID, so every one is part of a trial's identity."""
+
+    points: int = Field(3, gt=0)  # evaluations in a run: at images/2^(points-1), ..., images/2, images
+    samples: int = Field(50_000, gt=1)  # generated images of each evaluation
+    reference: int = Field(50_000, gt=1)  # real training images on the other side of the distance
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    steps: int = Field(250, gt=0)  # sampling steps, respaced from the training timesteps
+    guidance: float = Field(1.0, ge=0)  # classifier-free guidance scale; 1 is none
+    guidance_channels: int = Field(0, ge=0)  # guide the first this many channels (the paper: 3); 0 means all
+    extractor: str = "lite0"
+    val_images: int = Field(2_000, gt=0)  # held-out images for val_loss
+
+
+class Trial(_Settings):
+    """One cell of a sweep: everything that changes its result, and nothing that does not."""
+
+    model: Model
+    data: Data = Data()
+    diffusion: Diffusion = Diffusion()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.evaluate.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"evaluate.steps={self.evaluate.steps} exceeds diffusion.timesteps={self.diffusion.timesteps}"
+            )
+        if self.evaluate.sampler == "ddpm" and not self.model.learn_sigma:
+            raise ValueError("evaluate.sampler=ddpm needs model.learn_sigma=true; allowed without it: ddim")
+        return self
+
+    @cached_property
+    def id(self) -> str:
+        """Content hash: equal ids mean the same experiment, on whatever machine, folder or device it runs."""
+        fields = {name: value for name, value in flatten(self).items() if ADDED_LATER.get(name, ...) != value}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """As people say it: `DiT-B/4 adaLN-Zero seed 0`."""
+        return f"{self.model.name} {self.model.conditioning} seed {self.seed}"
+
+    @property
+    def cadence(self) -> tuple[int, ...]:
+        """Images seen at which the model is evaluated: halvings of the run, rounded up to whole batches."""
+        batch, steps = self.train.batch, self.train.steps
+        return tuple(sorted({-(-steps // 2**k) * batch for k in range(self.evaluate.points)}))
+
+
+def flatten(trial: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """`{"model.depth": 12, ..., "seed": 0}`: every setting under its dotted name."""
+    out: dict[str, Any] = {}
+    for name in type(trial).model_fields:
+        value = getattr(trial, name)
+        out |= flatten(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {f"{prefix}{name}": value}
+    return out
+
+
+def unflatten(fields: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, as nested dicts; `model.size` stands for the three fields it names."""
+    out: dict[str, Any] = {}
+    fields = dict(fields)
+    if "model.size" in fields:
+        shape = shape_of(str(fields.pop("model.size")))
+        fields |= dict(zip(("model.depth", "model.width", "model.heads"), shape, strict=True))
+    for name, value in fields.items():
+        *path, leaf = name.split(".")
+        node = out
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    return out
+
+
+def shape_of(size: str) -> tuple[int, int, int]:
+    """(depth, width, heads) of a named size or of `DxWxH`. Raises ConfigError for an unknown one."""
+    if size in SIZES:
+        return SIZES[size]
+    parts = size.split("x")
+    if len(parts) == 3 and all(p.isdigit() for p in parts):
+        return tuple(map(int, parts))
+    raise ConfigError(f"model.size: unknown size '{size}'; allowed: {', '.join(SIZES)}, or DEPTHxWIDTHxHEADS")
+
+
+def make(fields: dict[str, Any]) -> Trial:
+    """A trial from dotted fields. Raises ConfigError, one line for the first thing that is wrong."""
+    try:
+        return Trial.model_validate(unflatten(fields))
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def change(trial: Trial, **fields: Any) -> Trial:
+    """`trial` with dotted fields replaced (dots written as `__`): `change(t, model__patch=4)`."""
+    return make(flatten(trial) | {name.replace("__", "."): value for name, value in fields.items()})
+
+
+def grid(base: dict[str, Any], axes: dict[str, Sequence[Any]] | None = None) -> list[Trial]:
+    """Every combination of the axes' values over the base fields, in order, without repeats.
+
+    An axis is a dotted field, or `model.size`: `grid(base, {"model.size": ("S", "B"), "model.patch": (8, 4)})`.
+    """
+    axes = axes or {}
+    cells = (make(base | dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values()))
+    return unique(cells)
+
+
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials without repeats, first ones kept."""
+    return list({trial.id: trial for trial in trials}.values())
+
+
+def override(trials: list[Trial], settings: str) -> list[Trial]:
+    """Apply `"train.images=50000 model.patch=8,4 seeds=3"` to every trial; a list of values makes an axis.
+
+    `seeds=3` is short for `seed=0,1,2`. Cells that an override makes equal are merged.
+    Raises ConfigError for an unknown field or a value that does not fit it.
+    """
+    known = [*flatten(trials[0]), "model.size", "seeds"]
+    axes: dict[str, Sequence[Any]] = {}
+    for item in settings.split():
+        name, _, text = item.partition("=")
+        if name not in known:
+            raise ConfigError(
+                f"unknown override '{name}'{_nearest(name, known)}; allowed: {', '.join(sorted(known))}"
+            )
+        if not text:
+            raise ConfigError(f"override '{item}' has no value; write {name}=VALUE")
+        if name != "seeds":
+            axes[name] = text.split(",")
+        elif text.isdigit() and int(text):
+            axes["seed"] = range(int(text))
+        else:
+            raise ConfigError(f"seeds: '{text}' is not a positive whole number")
+    return unique(cell for trial in trials for cell in grid(flatten(trial), axes))
+
+
+class Scale(_Settings):
+    """The same sweep at another price: settings that differ from the paper's, and the sizes a ladder climbs."""
+
+    about: str
+    ladder: tuple[str, ...]
+    patches: tuple[int, ...] = (8, 4, 2)
+    fields: dict[str, Any]
+
+    @field_validator("ladder")
+    @classmethod
+    def _known(cls, ladder: tuple[str, ...]) -> tuple[str, ...]:
+        for size in ladder:
+            shape_of(size)
+        return ladder
+
+
+SCALES: dict[str, Scale] = {
+    "smoke": Scale(
+        about="seconds a model: does every part work?",
+        ladder=("1x64", "2x96"),
+        patches=(8, 4),
+        fields={
+            "data.images": 4_096, "train.images": 2_048, "train.batch": 32, "train.lr": 1e-3,
+            "evaluate.points": 2, "evaluate.samples": 64, "evaluate.reference": 512, "evaluate.sampler": "ddim",
+            "evaluate.steps": 5, "evaluate.val_images": 128,
+        },
+    ),
+    "cpu": Scale(
+        about="a real study on a laptop: all of Fashion-MNIST, models of 0.004 to 0.9 Gflops",
+        ladder=("2x96", "3x128", "4x192", "4x256"),
+        fields={
+            "train.images": 32_768, "train.batch": 32, "train.lr": 1e-3,
+            "evaluate.samples": 1_000, "evaluate.reference": 5_000, "evaluate.sampler": "ddim", "evaluate.steps": 16,
+        },
+    ),
+    "gpu": Scale(
+        about="one GPU, an evening: up to the paper's S and B",
+        ladder=("4x192", "6x256", "S", "B"),
+        fields={
+            "train.images": 2_048_000, "train.batch": 128, "train.lr": 3e-4,
+            "evaluate.samples": 10_000, "evaluate.reference": 10_000, "evaluate.sampler": "ddim",
+            "evaluate.steps": 50,
+        },
+    ),
+    "paper": Scale(
+        about="the paper's own study: ImageNet 256x256 latents, 400K steps of batch 256, FID-50K of 250 DDPM steps",
+        ladder=("S", "B", "L", "XL"),
+        fields={"data.dataset": "imagenet-256-latents", "train.ema_decay": 0.9999, "evaluate.extractor": "inception"},
+    ),
+}  # fmt: skip
+
+
+def base(scale: str, size: str | None = None, patch: int = 4) -> dict[str, Any]:
+    """The dotted fields a sweep starts from at a scale; the middle of its ladder unless a size is given."""
+    chosen = lookup_scale(scale)
+    middle = chosen.ladder[len(chosen.ladder) // 2]
+    shape = dict(zip(("depth", "width", "heads"), shape_of(size or middle), strict=True))
+    return flatten(make({f"model.{k}": v for k, v in shape.items()} | {"model.patch": patch} | chosen.fields))
+
+
+def lookup_scale(scale: str) -> Scale:
+    """Raises ConfigError for an unknown scale."""
+    if scale not in SCALES:
+        raise ConfigError(f"unknown scale '{scale}'; allowed: {', '.join(SCALES)}")
+    return SCALES[scale]
+
+
+def _listed(values: Iterable[Any], most: int = 24) -> str:
+    texts = [str(v) for v in values]
+    return ", ".join(texts if len(texts) <= most else [*texts[:most], "..."])
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "trial"
+    message = first["msg"].removeprefix("Value error, ")
+    # A nested model arrives whole as the input of its own validator: its message already names the value.
+    value = "" if isinstance(first["input"], dict | BaseModel) else f"{first['input']!r}: "
+    return f"{field}: {value}{message[0].lower()}{message[1:]}"

@@ -1,0 +1,54 @@
+"""What a model costs, counted from the built model.
+
+`gflops` is the paper's unit: forward multiply-adds of one image in 1e9, a multiply-add counted once. Linear layers
+and the attention matmuls count; biases, norms, softmax, activations and lookups do not.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.config import Model, Trial
+from harness.data import lookup
+from harness.models import build
+
+
+@dataclass(frozen=True)
+class Cost:
+    """gflops: 1e9 multiply-adds, forward, one image. params: trainable. tokens: patches of an image."""
+
+    gflops: float
+    params: int
+    tokens: int
+
+    def train_gflops(self, images: int) -> float:
+        """Training compute in 1e9 multiply-adds after `images` seen: backward is twice forward (paper Figure 9)."""
+        return 3 * self.gflops * images
+
+
+def cost(trial: Trial) -> Cost:
+    """Raises ConfigError for a dataset, backbone or patch that cannot be."""
+    data = lookup(trial.data.dataset)
+    return _count(trial.model, data.channels, data.side, data.classes)
+
+
+@lru_cache(maxsize=None)
+def _count(model: Model, channels: int, side: int, classes: int) -> Cost:
+    with torch.device("meta"):  # shapes only: XL costs no memory and no time
+        net = build(model, channels, side, classes, seed=None)
+        x, index = torch.empty(1, channels, side, side), torch.empty(1, dtype=torch.long)
+        # Torch counts two operations a multiply-add.
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net(x, index, index)
+    params = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    return Cost(counter.get_total_flops() / 2e9, params, (side // model.patch) ** 2)
+
+
+def work(trial: Trial) -> float:
+    """All of a trial's model compute, training and sampling, in 1e9 multiply-adds: for ETAs and for ordering."""
+    priced, wanted = cost(trial), trial.evaluate
+    calls = wanted.steps * (1 if wanted.guidance == 1 else 2)
+    sampling = priced.gflops * wanted.samples * calls * len(trial.cadence)
+    return priced.train_gflops(trial.train.steps * trial.train.batch) + sampling

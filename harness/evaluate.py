@@ -1,0 +1,191 @@
+"""Measuring a trained model: evaluators by name, each yielding (metric, value) under the names of `record.METRICS`.
+
+Samples stream from the model into torch-fidelity's feature extractor, with no image files in between. The statistics
+of the real images are made before training starts, once per (dataset content, split, side, count, extractor).
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch_fidelity
+from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
+
+from harness import data, diffusion, extractors
+from harness.config import Trial
+from harness.train import generator
+
+SPLIT = "train"  # the real images of every distance, as in the paper
+COLUMNS = 8  # samples of each class on a sheet
+KID_SUBSETS = 50
+BATCH = {"cpu": 128, "cuda": 512}  # images sampled at once
+
+
+@dataclass
+class Subject:
+    """A model under measurement: `net` holds the EMA weights in the training arithmetic, on `device`."""
+
+    net: nn.Module
+    trial: Trial
+    device: str
+
+    @cached_property
+    def dataset(self) -> data.Dataset:
+        return data.lookup(self.trial.data.dataset)
+
+    @cached_property
+    def process(self) -> diffusion.Process:
+        return diffusion.process(self.trial.diffusion.schedule, self.trial.diffusion.timesteps).to(self.device)
+
+    def generate(self, start: int, count: int) -> Tensor:
+        """Samples start to start+count of an endless sequence, uint8 (N, C, S, S).
+
+        Sample i is of class i modulo the classes. The noise depends on `start` alone, so every model of a sweep is
+        asked for the same pictures.
+        """
+        labels = torch.arange(start, start + count, device=self.device) % self.dataset.classes
+        settings = self.trial.evaluate
+        model = diffusion.guided(self.net, self.dataset.classes, settings.guidance, settings.guidance_channels)
+        rng = generator(self.device, "samples", start)
+        x = diffusion.sample(
+            self.process, model, labels, self.dataset.shape, settings.sampler, settings.steps, self.dataset.bounded, rng
+        )
+        return data.to_uint8(x)
+
+
+class Samples(TorchDataset):
+    """The generated images of an evaluation as a dataset read in order: each batch is made when it is reached."""
+
+    def __init__(self, subject: Subject):
+        self.subject, self.count = subject, subject.trial.evaluate.samples
+        self.batch, self.start, self.held = BATCH[subject.device], 0, None
+        self.first: Tensor | None = None  # the first batch, kept for the sheet
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Tensor:
+        if self.held is None or not self.start <= i < self.start + len(self.held):
+            self.start = i - i % self.batch
+            self.held = self.subject.generate(self.start, min(self.batch, self.count - self.start)).cpu()
+            if self.start == 0:
+                self.first = self.held
+        return data.to_rgb(self.held[i - self.start])
+
+
+class Reals(TorchDataset):
+    """The first `count` real images, as uint8 RGB."""
+
+    def __init__(self, images: data.Images, count: int):
+        self.images = images.images[:count]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return data.to_rgb(self.images[i])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What evaluations are measured against: the real images, the folders of data and of cached statistics."""
+
+    trial: Trial
+    real: data.Images
+    held_out: data.Images
+    folder: Path
+    cache: Path
+
+    @property
+    def settings(self) -> dict:
+        """torch-fidelity's settings for the real side, its own input2, with a cache name that says all of it."""
+        wanted = self.trial.evaluate
+        extractor = extractors.lookup(wanted.extractor)
+        reals = Reals(self.real, wanted.reference)
+        weights = extractor.weights(self.folder)
+        side = self.real.images.shape[-1]
+        return {
+            "input2": reals,
+            "input2_cache_name": f"{self.trial.data.dataset}-{self.real.digest[:16]}-{SPLIT}-{side}px-{len(reals)}",
+            "cache_root": str(self.cache),
+            "feature_extractor": extractor.register(),
+            "feature_extractor_weights_path": str(weights) if weights else None,
+            "save_cpu_ram": True,  # no loader processes: the images are already in memory
+            "verbose": False,
+        }
+
+    def prepare(self) -> None:
+        """Make or find the statistics of the real images, so that nothing about them can fail after training.
+
+        Raises ConfigError for an unknown extractor or weights that cannot be had.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):
+            torch_fidelity.calculate_metrics(
+                input1=Reals(self.real, 16), fid=True, isc=True, isc_splits=1, cuda=False, cache=True, **self.settings
+            )
+
+
+def fidelity(subject: Subject, bench: Bench, samples: Samples) -> Iterator[tuple[str, float]]:
+    """FID, KID, Inception Score, precision and recall of `evaluate.samples` generated images, by torch-fidelity."""
+    found = torch_fidelity.calculate_metrics(
+        input1=samples,
+        fid=True, kid=True, isc=True, prc=True,
+        kid_subsets=KID_SUBSETS, kid_subset_size=min(500, len(samples), len(bench.settings["input2"])),
+        isc_splits=1,  # at a few thousand samples ten splits would each be far too small
+        samples_shuffle=False,
+        batch_size=samples.batch, cuda=subject.device == "cuda",
+        **bench.settings,
+    )  # fmt: skip
+    yield "fid", found[torch_fidelity.KEY_METRIC_FID]
+    yield "kid", found[torch_fidelity.KEY_METRIC_KID_MEAN]
+    yield "inception_score", found[torch_fidelity.KEY_METRIC_ISC_MEAN]
+    yield "precision", found[torch_fidelity.KEY_METRIC_PRECISION]
+    yield "recall", found[torch_fidelity.KEY_METRIC_RECALL]
+
+
+@torch.inference_mode()
+def val_loss(subject: Subject, bench: Bench, samples: Samples) -> Iterator[tuple[str, float]]:
+    """Noise MSE on held-out images, with fixed noise and timesteps on an even grid over the images."""
+    count, device, p = min(subject.trial.evaluate.val_images, len(bench.held_out)), subject.device, subject.process
+    index = ((torch.arange(count, device=device) + 0.5) * p.steps / count).long()  # (N,)
+    rng = generator(device, "held-out")
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    for part in torch.arange(count, device=device).split(BATCH[device]):
+        x0 = data.normalise(bench.held_out.images[part.cpu()].to(device))  # (N, C, S, S)
+        noise = torch.randn(x0.shape, generator=rng, device=device)
+        x = diffusion.add_noise(p, x0, index[part], noise)
+        labels = bench.held_out.labels[part.cpu()].to(device)
+        output = subject.net(x, p.timestep[index[part]], labels).float()[:, : x0.shape[1]]
+        total += (output - noise).square().flatten(1).mean(1).sum()
+    yield "val_loss", float(total / count)
+
+
+EVALUATORS: dict[str, Callable[[Subject, Bench, Samples], Iterator[tuple[str, float]]]] = {
+    "val_loss": val_loss,
+    "fidelity": fidelity,
+}
+
+
+def evaluate(subject: Subject, bench: Bench) -> tuple[dict[str, float], Tensor]:
+    """All metrics of a model, and its sheet of samples, uint8 (rows*S, 8*S, 3): a row for each of its first classes."""
+    samples = Samples(subject)
+    metrics = {name: value for run in EVALUATORS.values() for name, value in run(subject, bench, samples)}
+    return metrics, sheet(samples.first, subject.dataset.classes)
+
+
+def sheet(images: Tensor, classes: int) -> Tensor:
+    """Samples in sequence order, uint8 (N, C, S, S) -> (rows*S, columns*S, 3): row r holds class r, at most 10 rows."""
+    rows, side = min(classes, 10, len(images)), images.shape[-1]
+    if classes > rows:  # too many classes for a row each: the first samples, in order
+        rows = min(10, max(1, len(images) // COLUMNS))
+        tiles = images[: rows * COLUMNS].unflatten(0, (rows, -1))
+    else:
+        columns = min(COLUMNS, len(images) // rows)
+        tiles = images[: rows * columns].unflatten(0, (columns, rows)).transpose(0, 1)  # (rows, columns, C, S, S)
+    rgb = data.to_rgb(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])  # (rows, columns, 3, S, S)
+    return rgb.permute(0, 3, 1, 4, 2).reshape(rows * side, -1, 3)

@@ -1,0 +1,27 @@
+"""Backbones by name. Another one is another file and one line here."""
+
+import torch
+from torch import nn
+
+from harness.config import ConfigError, Model
+
+from .dit import DiT
+
+# name -> class(model, channels, side, classes) with forward(x, t, y) and initialise(seed)
+BACKBONES = {"dit": DiT}
+
+
+def build(model: Model, channels: int, side: int, classes: int, seed: int | None = 0) -> nn.Module:
+    """The backbone a config names, initialised from `seed`, in fp32 on the current default device.
+
+    With `seed=None` the weights are left as they are, for the meta device or for weights to be loaded.
+    Raises ConfigError for an unknown backbone or a patch that does not divide the side.
+    """
+    if model.backbone not in BACKBONES:
+        raise ConfigError(f"model.backbone: unknown backbone '{model.backbone}'; allowed: {', '.join(BACKBONES)}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw throw-away weights when made; leave the global stream be
+            net = BACKBONES[model.backbone](model, channels, side, classes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return net if seed is None else net.initialise(seed)

@@ -1,0 +1,72 @@
+"""The contract between harness and analysis: the name, unit, type and direction of everything a run logs.
+
+The harness writes these names to MLflow and nothing else; the analysis reads these names and nothing else.
+A quantity that could not be measured is absent: never 0 and never a plausible default.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TAG_ID = "trial_id"  # MLflow tag: the trial's content hash
+TAG_SWEEP = "sweep"  # MLflow tag: the sweep that made the run
+TAG_KIND = "kind"  # MLflow tag: "trial" or "sweep" (the parent run that holds the report)
+TAG_REASON = "failure"  # MLflow tag on a failed run: the step and the reason
+CELLS = "cells.json"  # artifact of a sweep's parent run: the trial ids of its last launch, in order
+SAMPLES = "samples"  # artifact folder of a trial: one PNG grid per evaluation, named by images seen
+WEIGHTS = "weights"  # artifact folder of a trial: ema.safetensors and config.json
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One logged number or word."""
+
+    name: str
+    type: type
+    unit: str
+    about: str
+    better: Literal["lower", "higher", ""] = ""
+    label: str = ""  # axis label; the name if empty
+
+
+# Facts of a trial besides its settings (`harness.config.flatten`), logged once as MLflow params.
+PARAMS = {
+    q.name: q
+    for q in (
+        Quantity("model.name", str, "", "as people say it: DiT-B/4"),
+        Quantity("model.size", str, "", "the size's name, or depth x width x heads"),
+        Quantity("model.tokens", int, "tokens", "patches of one image"),
+        Quantity("model.params_m", float, "10^6", "trainable parameters", label="Parameters (M)"),
+        Quantity("model.gflops", float, "10^9 multiply-adds", "forward cost of one image", label="Model Gflops"),
+        Quantity("train_gflops_total", float, "10^9 multiply-adds", "gflops x images x 3 for the whole run"),
+        Quantity("data.digest", str, "sha256", "content of the images trained on"),
+        Quantity("evaluate.split", str, "", "split of the real images that FID compares with"),
+        Quantity("train.arithmetic", str, "", "arithmetic that was used: bf16 or fp32"),
+    )
+}
+
+# Logged over images seen (the MLflow step).
+METRICS = {
+    q.name: q
+    for q in (
+        Quantity("loss", float, "", "training loss: noise MSE + variational bound, mean since the last log", "lower",
+                 "Training loss"),
+        Quantity("mse", float, "", "its noise-prediction part", "lower"),
+        Quantity("vb", float, "bits/dim", "its variational-bound part, for the learned covariance", "lower"),
+        Quantity("images_per_second", float, "1/s", "training throughput since the last log", "higher"),
+        Quantity("train_seconds", float, "s", "time spent in training steps so far"),
+        Quantity("val_loss", float, "", "noise MSE of the EMA model on held-out images, fixed noise, even grid of "
+                 "timesteps", "lower", "Held-out loss"),
+        Quantity("fid", float, "", "Frechet distance to the training images", "lower", "FID"),
+        Quantity("kid", float, "", "kernel distance, unbiased at small counts", "lower", "KID"),
+        Quantity("inception_score", float, "", "of the extractor's class probabilities", "higher", "Inception Score"),
+        Quantity("precision", float, "", "generated samples inside the real manifold", "higher", "Precision"),
+        Quantity("recall", float, "", "real samples inside the generated manifold", "higher", "Recall"),
+        Quantity("train_gflops", float, "10^9 multiply-adds", "training compute so far: gflops x images x 3",
+                 label="Training compute (Gflops)"),
+        Quantity("log10_train_gflops", float, "log10", "the same, for the UI, which has no logarithmic metric axis"),
+        Quantity("eval_seconds", float, "s", "time of this evaluation"),
+    )
+}  # fmt: skip
+
+# The metrics of an evaluation that a report ranks models by, in the order of the paper's Figure 12.
+QUALITY = ("fid", "kid", "inception_score", "precision", "recall", "val_loss")

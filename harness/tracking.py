@@ -1,0 +1,231 @@
+"""Writing to MLflow. A trial is handed a `Sink` and knows no more; the driver keeps the `Store` of runs.
+
+The driver makes the database, the experiment and every run before any trial starts: two processes that first touch a
+new SQLite store at once would break its migration.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sqlite3
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness import record
+from harness.config import ConfigError, Trial, flatten
+
+LIBRARIES = ("torch", "ray", "mlflow", "torch-fidelity", "timm", "pandas", "numpy")
+
+
+class Sink(Protocol):
+    """Where a trial's results go. Metric names are those of `record.METRICS`."""
+
+    def log(self, images: int, metrics: dict[str, float]) -> None: ...
+
+    def file(self, path: Path, folder: str) -> None: ...
+
+
+class Null:
+    """Keeps nothing."""
+
+    def log(self, images: int, metrics: dict[str, float]) -> None: ...
+
+    def file(self, path: Path, folder: str) -> None: ...
+
+
+@dataclass
+class Memory:
+    """Keeps everything in lists, for tests and notebooks."""
+
+    metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def log(self, images: int, metrics: dict[str, float]) -> None:
+        self.metrics.append((images, metrics))
+
+    def file(self, path: Path, folder: str) -> None:
+        self.files.append((f"{folder}/{path.name}", path.read_bytes()))
+
+
+class Mlflow:
+    """Logs to one MLflow run, one transaction a call."""
+
+    def __init__(self, uri: str, run_id: str):
+        self.client, self.run_id = _client(uri), run_id
+
+    def log(self, images: int, metrics: dict[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        unknown = metrics.keys() - record.METRICS.keys()
+        if unknown:
+            raise KeyError(f"not in record.METRICS: {', '.join(sorted(unknown))}")
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, images) for k, v in metrics.items()])
+
+    def file(self, path: Path, folder: str) -> None:
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trial's run as the store has it; status is MLflow's: SCHEDULED, RUNNING, FINISHED, FAILED or KILLED."""
+
+    run_id: str
+    status: str
+    reason: str
+
+
+class Store:
+    """The driver's side: experiments and runs. Raises ConfigError if it cannot be opened."""
+
+    def __init__(self, uri: str, out: Path):
+        self.uri, self.out = uri, out
+        if uri.startswith(("http://", "https://")):
+            _answer(uri)
+        elif uri.startswith("sqlite:///"):
+            _database(uri)
+        try:
+            self.client = _client(uri)
+            self.client.search_experiments(max_results=1)  # the first call migrates a new database
+        except Exception as error:
+            raise ConfigError(f"MLFLOW_TRACKING_URI: '{uri}' cannot be used: {_first_line(error)}") from None
+
+    def experiment(self, sweep: str) -> str:
+        """The experiment of a sweep, made if need be."""
+        found = self.client.get_experiment_by_name(sweep)
+        if found:
+            return found.experiment_id
+        local = self.uri.startswith("sqlite:")
+        where = (self.out / "artifacts" / sweep).resolve().as_uri() if local else None
+        return self.client.create_experiment(sweep, artifact_location=where)
+
+    def parent(self, sweep: str, cells: list[str]) -> str:
+        """The run that stands for the sweep and holds its report; told which trials belong to it now."""
+        experiment = self.experiment(sweep)
+        found = self.client.search_runs([experiment], f"tags.{record.TAG_KIND} = 'sweep'", max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+        else:
+            tags = {record.TAG_KIND: "sweep", record.TAG_SWEEP: sweep}
+            run_id = self.client.create_run(experiment, run_name=f"{sweep} (report)", tags=tags).info.run_id
+        self.client.log_text(run_id, json.dumps(cells), record.CELLS)
+        return run_id
+
+    def runs(self, wanted: Iterable[str]) -> dict[str, Run]:
+        """The best run of each trial id that has one, over all experiments: finished before newest."""
+        wanted, found = set(wanted), {}
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        token = None
+        while True:
+            page = self.client.search_runs(
+                experiments, f"tags.{record.TAG_KIND} = 'trial'", max_results=1000, page_token=token,
+                order_by=["attributes.start_time ASC"],
+            )  # fmt: skip
+            for run in page:
+                key = run.data.tags.get(record.TAG_ID)
+                if key in wanted and not (key in found and found[key].status == "FINISHED"):
+                    reason = run.data.tags.get(record.TAG_REASON, "")
+                    found[key] = Run(run.info.run_id, run.info.status, reason)
+            token = page.token
+            if not token:
+                return found
+
+    def create(self, trial: Trial, sweep: str, parent: str, params: dict[str, Any]) -> str:
+        """A scheduled run for a trial, with its settings and facts as params; returns its id."""
+        from mlflow.entities import Param
+
+        tags = {
+            record.TAG_KIND: "trial", record.TAG_ID: trial.id, record.TAG_SWEEP: sweep, "mlflow.parentRunId": parent,
+        }  # fmt: skip
+        run_id = self.client.create_run(self.experiment(sweep), run_name=trial.name, tags=tags).info.run_id
+        params = flatten(trial) | params
+        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self.set(run_id, "SCHEDULED")
+        return run_id
+
+    def attach(self, run_id: str, page: Path) -> None:
+        """Keep a file, such as the report, on a run."""
+        self.client.log_artifact(run_id, str(page))
+        self.set(run_id, "FINISHED")
+
+    def start(self, run_id: str) -> None:
+        """A run is about to be worked on, by this code with these libraries."""
+        from mlflow.entities import RunTag
+
+        tags = provenance() | {record.TAG_REASON: ""}
+        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self.set(run_id, "RUNNING")
+
+    def set(self, run_id: str, status: str, reason: str = "") -> None:
+        """End states also set the end time; `reason` says why a run failed, for people."""
+        if reason:
+            self.client.set_tag(run_id, record.TAG_REASON, reason[:5000])
+        if status in ("FINISHED", "FAILED", "KILLED"):
+            self.client.set_terminated(run_id, status)
+        else:
+            self.client.update_run(run_id, status=status)
+
+
+def provenance() -> dict[str, str]:
+    """Git commit (with '+' if the tree was changed), library versions and machine, as tags."""
+    tags = {f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES}
+    tags |= {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
+    root = Path(__file__).parents[1]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+        tags["git_commit"] = head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        pass  # not a checkout: absent, never a plausible default
+    return tags
+
+
+def default_uri(out: Path) -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in the output folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').resolve()}"
+
+
+def _client(uri: str):
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import logging
+
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+def _database(uri: str) -> None:
+    """Make the file and switch it to write-ahead logging, which lets several trials write without starving."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path) as connection:
+            connection.execute("pragma journal_mode=wal")
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"MLFLOW_TRACKING_URI: '{uri}' cannot be opened: {error}") from None
+
+
+def _answer(uri: str) -> None:
+    """Raises ConfigError unless a server answers: MLflow's own client would retry for minutes."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it is there; a proxy may not pass /health on
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(f"MLFLOW_TRACKING_URI: no server answers at '{uri}' ({reason}); allowed: a reachable "
+                          "http(s) address, or unset for a local file") from None  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

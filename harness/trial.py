@@ -1,0 +1,184 @@
+"""One trial from start to end: the only place that joins loop, cadence, evaluation, checkpoints and sink."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness import checkpoint, data, extractors, hardware, record
+from harness.config import Trial
+from harness.cost import cost
+from harness.evaluate import SPLIT, Bench, Subject, evaluate
+from harness.models import build
+from harness.tracking import Sink
+from harness.train import State, Step, check_finite, steps
+
+LOGS = 64  # times a run logs its training loss
+CHECKPOINT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders: `data` holds the datasets, `out` what is made from them. Never part of a trial's identity."""
+
+    data: Path
+    out: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.out / "cache"
+
+    def checkpoint(self, trial: Trial) -> Path:
+        return self.out / "checkpoints" / f"{trial.id}.pt"
+
+
+def check(trial: Trial) -> None:
+    """Everything of a trial that can be wrong before data are read. Raises ConfigError, one line."""
+    cost(trial)
+    extractors.lookup(trial.evaluate.extractor)
+
+
+def facts(trial: Trial, digest: str, device: str) -> dict[str, Any]:
+    """The params of `record.PARAMS`: what is known of a trial besides its settings."""
+    priced = cost(trial)
+    return {
+        "model.name": trial.model.name,
+        "model.size": trial.model.size,
+        "model.tokens": priced.tokens,
+        "model.params_m": priced.params / 1e6,
+        "model.gflops": priced.gflops,
+        "train_gflops_total": priced.train_gflops(trial.train.steps * trial.train.batch),
+        "data.digest": digest,
+        "evaluate.split": SPLIT,
+        "train.arithmetic": str(hardware.arithmetic(trial.train.precision, device)).removeprefix("torch."),
+    }
+
+
+def bench(trial: Trial, place: Place) -> Bench:
+    """What the trial is measured against. Raises ConfigError if the data cannot be had."""
+    name = trial.data.dataset
+    real, held_out = (data.load(name, split, place.data) for split in ("train", "test"))
+    return Bench(trial, real, held_out, place.data, place.cache)
+
+
+def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[[dict], None] = lambda _: None) -> None:
+    """Train and measure, resuming from the trial's checkpoint if there is one.
+
+    `progress` is told {"images", "loss", "images_per_second"} now and then, and {"fid"} after each evaluation.
+    Raises Diverged if the loss leaves the finite numbers.
+    """
+    torch.set_float32_matmul_precision("high")
+    against = bench(trial, place)
+    against.prepare()
+    dataset, priced = data.lookup(trial.data.dataset), cost(trial)
+    dtype = hardware.arithmetic(trial.train.precision, device)
+    state = State(build(trial.model, *_shape(dataset), seed=trial.seed), trial, device, dtype)
+    mirror = build(trial.model, *_shape(dataset), seed=None).to(device, dtype).eval()  # the EMA model under measurement
+    clock = Clock()
+    saved = checkpoint.load(place.checkpoint(trial), device)
+    if saved:
+        state.load_state_dict(saved["state"])
+        clock.trained = saved["trained"]
+
+    images = _training_images(against.real, trial, device)
+    every = -(-trial.train.steps // LOGS)
+    compiled = hardware.compile_pays(priced.train_gflops(trial.train.images), device)
+    window: list[Step] = []
+    for step in steps(state, trial, images, dataset.classes, compiled):
+        window.append(step)
+        measure = step.images in trial.cadence
+        if measure or step.step % every == 0:
+            metrics = summary(window)
+            metrics |= clock.lap(len(window) * trial.train.batch)
+            sink.log(step.images, metrics)
+            progress({"images": step.images} | metrics)
+            window = []
+        if measure:
+            mirror.load_state_dict(state.ema_weights())
+            started = time.perf_counter()
+            metrics, sheet = evaluate(Subject(mirror, trial, device), against)
+            metrics |= spent(priced.train_gflops(step.images)) | {"eval_seconds": time.perf_counter() - started}
+            sink.log(step.images, metrics)
+            send_sheet(sink, sheet, step.images)
+            progress({"images": step.images} | metrics)
+        if measure or clock.since_save() > CHECKPOINT_SECONDS:
+            checkpoint.save(place.checkpoint(trial), {"state": state.state_dict(), "trained": clock.trained})
+            clock.saved()
+        if measure:
+            clock.start()
+    send_weights(sink, state.ema_weights(), trial)
+    place.checkpoint(trial).unlink(missing_ok=True)
+
+
+class Clock:
+    """Seconds of training, without evaluations and checkpoints."""
+
+    def __init__(self):
+        self.trained, self._save = 0.0, time.perf_counter()
+        self.start()
+
+    def start(self) -> None:
+        self._from = time.perf_counter()
+
+    def lap(self, images: int) -> dict[str, float]:
+        seconds = time.perf_counter() - self._from
+        self.start()
+        self.trained += seconds
+        return {"images_per_second": images / seconds, "train_seconds": self.trained}
+
+    def since_save(self) -> float:
+        return time.perf_counter() - self._save
+
+    def saved(self) -> None:
+        self._save = time.perf_counter()
+
+
+def summary(window: list[Step]) -> dict[str, float]:
+    """Mean losses over the steps since the last log. Raises Diverged at the first that is not finite."""
+    losses = torch.stack([step.loss for step in window])  # (n,)
+    check_finite(losses, window[-1].step)
+    means = {"loss": float(losses.mean()), "mse": float(torch.stack([step.mse for step in window]).mean())}
+    if window[0].vb is not None:
+        means["vb"] = float(torch.stack([step.vb for step in window]).mean())
+    return means
+
+
+def spent(train_gflops: float) -> dict[str, float]:
+    return {"train_gflops": train_gflops, "log10_train_gflops": float(torch.tensor(train_gflops).log10())}
+
+
+def send_sheet(sink: Sink, sheet: Tensor, images: int) -> None:
+    """Send a sheet of samples, uint8 (rows*S, columns*S, 3), as a PNG named by images seen, at twice its size."""
+    picture = Image.fromarray(sheet.numpy())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{images:010d}.png"
+        picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
+        sink.file(path, record.SAMPLES)
+
+
+def send_weights(sink: Sink, weights: dict[str, Tensor], trial: Trial) -> None:
+    """Send the EMA weights (fp32 safetensors) and the settings they were trained with."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, config = Path(folder) / "ema.safetensors", Path(folder) / "config.json"
+        save_file({name: w.cpu().contiguous() for name, w in weights.items()}, path)
+        config.write_text(json.dumps(trial.model_dump(), indent=2))
+        for file in (path, config):
+            sink.file(file, record.WEIGHTS)
+
+
+def _shape(dataset: data.Dataset) -> tuple[int, int, int]:
+    return dataset.channels, dataset.side, dataset.classes
+
+
+def _training_images(real: data.Images, trial: Trial, device: str) -> data.Images:
+    """The images trained on, moved to the device once where it has memory of its own."""
+    count = trial.data.images or len(real)
+    return data.Images(real.images[:count].to(device), real.labels[:count].to(device), real.digest)

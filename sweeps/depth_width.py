@@ -1,0 +1,21 @@
+"""Off the ladder: depth against width at one patch. Do Gflops alone decide, or their shape too?
+
+The paper grows both at once (Table 1); this grid takes them apart, with cells of about equal Gflops on its diagonals.
+"""
+
+from harness.config import Trial, base, grid
+
+# scale: depths, widths; heads keep 48 to 64 channels each
+AXES = {
+    "smoke": ((1, 2), (64, 96)),
+    "cpu":   ((2, 4, 8), (96, 144, 192)),
+    "gpu":   ((3, 6, 12), (192, 288, 384)),
+    "paper": ((12, 24, 48), (384, 576, 768)),
+}  # fmt: skip
+
+
+def trials(scale: str) -> list[Trial]:
+    """Nine cells at patch 4 (four at smoke)."""
+    depths, widths = AXES[scale]
+    sizes = [f"{depth}x{width}x{max(1, width // 48)}" for depth in depths for width in widths]
+    return grid(base(scale, patch=4), {"model.size": sizes})

@@ -1,0 +1,90 @@
+"""A synthetic study with known truth: labelled as such in every name, so that it is never taken for a result."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import pull
+from harness.config import Trial, flatten, grid
+
+EXPONENT = -0.35  # of the FID planted in `study`
+LADDER = ("2x96", "3x128", "4x192", "4x256")
+PENALTY = {"adaLN-Zero": 1.0, "adaLN": 1.15, "cross-attention": 1.2, "in-context": 1.6}
+RECIPE = {
+    "model.size": "3x128", "model.patch": 4, "train.images": 32_768, "train.batch": 32, "train.lr": 1e-3,
+    "evaluate.samples": 1_000, "evaluate.reference": 5_000, "evaluate.sampler": "ddim", "evaluate.steps": 16,
+}  # fmt: skip
+
+
+def gflops(trial: Trial) -> float:
+    """A stand-in for the counted cost, in 1e9 multiply-adds."""
+    tokens = (32 // trial.model.patch) ** 2
+    return trial.model.depth * (12 * trial.model.width**2 * tokens + 2 * tokens**2 * trial.model.width) / 1e9
+
+
+def rows(trial: Trial, noise: float = 0.0, status: str = "FINISHED") -> list[dict]:
+    """What a trial would have logged: losses at 16 points, quality at the last three halvings."""
+    cost = gflops(trial)
+    facts = {
+        **flatten(trial), "run_id": f"synthetic-{trial.id}", "trial_id": trial.id,
+        "name": f"synthetic {trial.name}", "sweep": "synthetic", "status": status,
+        "started": 1_700_000_000_000, "ended": 1_700_000_900_000, "tags": '{"mlflow": "3.17.2", "torch": "2.14.1"}',
+        "model.name": trial.model.name, "model.size": trial.model.size, "model.gflops": cost,
+        "model.tokens": (32 // trial.model.patch) ** 2,
+        "model.params_m": trial.model.depth * trial.model.width**2 * 18e-6,
+        "train_gflops_total": cost * trial.train.images * 3, "data.digest": "0" * 64, "evaluate.split": "train",
+        "train.arithmetic": "fp32",
+    }  # fmt: skip
+    conditioning = PENALTY[trial.model.conditioning]
+    random = np.random.default_rng(int(trial.id[:6], 16))
+    out = []
+    for point in range(1, 17):
+        images = trial.train.images * point // 16
+        loss = 0.12 * cost**-0.06 * (1 + 2000 / images) * (1 + 0.03 * random.standard_normal())
+        row = {**facts, "images": images, "loss": loss, "mse": 0.98 * loss, "train_gflops": cost * images * 3}
+        row |= {"images_per_second": 60 / cost**0.7, "train_seconds": images * cost**0.7 / 60}
+        if images in trial.cadence:
+            fid = 300 * cost**EXPONENT * (trial.train.images / images) ** 0.5 * conditioning
+            fid *= math.exp(noise * random.standard_normal())
+            row |= {
+                "fid": fid, "kid": fid / 4000, "inception_score": 9 - math.log(fid), "val_loss": 0.93 * loss,
+                "precision": 1 / (1 + fid / 900), "recall": 1 / (1 + fid / 600), "eval_seconds": 9.0,
+            }  # fmt: skip
+        out.append(row)
+    return out
+
+
+def frame_of(trials: list[Trial], **options) -> pd.DataFrame:
+    return pull.conform(pd.DataFrame([row for trial in trials for row in rows(trial, **options)]))
+
+
+def study_trials(seeds: tuple[int, ...] = (0,)) -> list[Trial]:
+    return grid(RECIPE, {"model.size": LADDER, "model.patch": (8, 4, 2), "seed": seeds})
+
+
+@pytest.fixture
+def study() -> pd.DataFrame:
+    """Twelve models on an exact power law of their Gflops."""
+    return frame_of(study_trials())
+
+
+@pytest.fixture
+def seeded() -> pd.DataFrame:
+    """The same with three seeds and noise."""
+    return frame_of(study_trials((0, 1, 2)), noise=0.05)
+
+
+@pytest.fixture
+def conditioned() -> pd.DataFrame:
+    """One size with the four conditioning types."""
+    types = ("in-context", "cross-attention", "adaLN", "adaLN-Zero")
+    return frame_of(grid(RECIPE, {"model.conditioning": types}))
+
+
+@pytest.fixture
+def shaped() -> pd.DataFrame:
+    """Depth by width, off the ladder."""
+    shapes = [f"{depth}x{width}x{width // 32}" for depth in (2, 4, 8) for width in (64, 128, 256)]
+    return frame_of(grid(RECIPE, {"model.size": shapes}))

@@ -1,0 +1,102 @@
+"""The page stands alone, names every run, and has a plain line where there is nothing to show."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import frame_of, rows, study_trials
+from matplotlib.image import imsave
+
+from analysis import claims, pull, report
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    study, folder = frame_of(study_trials()), tmp_path_factory.mktemp("page")
+    failed = pd.DataFrame([{**rows(study_trials((1,))[0], status="FAILED")[2], "failure": "loss is nan at step 96"}])
+    sheet = folder / "sheet.png"
+    imsave(sheet, np.zeros((256, 256)), cmap="gray")
+    frame = pull.conform(pd.concat([study, pull.conform(failed)]))
+    path = report.compose(frame, {study["run_id"].iloc[0]: sheet}, "sizes", folder / "reports" / "sizes")
+    return frame, path
+
+
+def test_the_page_stands_alone(page):
+    text = page[1].read_text(encoding="utf-8")
+    assert not re.findall(r"""(?:src|href)\s*=\s*(?!"data:)|@import|url\(|<script|<link""", text)
+    assert text.count("<img ") == text.count('src="data:image/') == 7
+    assert str(page[1].parent) not in text
+
+
+def test_the_page_names_every_run_and_its_fate(page):
+    frame, path = page
+    text = path.read_text(encoding="utf-8")
+    for name in frame["name"].unique():
+        assert f"<td>{name}<" in text
+    assert text.count(">loss is nan at step 96<") == text.count(">failed<") == 1
+    assert "13 runs: 12 finished, 1 failed." in text
+
+
+def test_headline_numbers_come_first(page):
+    text = page[1].read_text(encoding="utf-8")
+    shown = re.findall(r'class="number">([^<]+)<', text)
+    assert shown[1:3] == ["9 of 9", "8 of 8"] and float(shown[0]) < -0.85
+    assert text.index('class="number"') < text.index("<figure") < text.index("All runs") < text.index("How to read")
+    assert "The paper: -0.93" in text
+
+
+def test_figures_and_numbers_lie_beside_the_page(page):
+    frame, path = page
+    stems = {file.stem for file in path.parent.glob("*.png")}
+    assert stems == {file.stem for file in path.parent.glob("*.svg")} and "fid_vs_gflops" in stems
+    pd.testing.assert_frame_equal(pd.read_parquet(path.parent / "runs.parquet"), frame)
+
+
+def test_the_table_prints_a_dash_for_what_was_not_measured(page):
+    row = claims.table(page[0])[-1]
+    assert row["status"] == "failed" and row["values"]["FID ↓"] == "" and row["values"]["Loss ↓"]
+    assert sum(row["best"] for row in claims.table(page[0])) == 1
+
+
+def test_settings_get_a_section_each(study, tmp_path):
+    study.loc[study["model.patch"] == 2, "evaluate.samples"] = 500
+    text = report.compose(study, {}, "mixed", tmp_path).read_text(encoding="utf-8")
+    assert "Setting 1 of 2" in text and "500 samples" in text
+
+
+def test_nothing_finished_is_one_plain_line(study, tmp_path):
+    running = study.groupby("run_id").head(1).assign(status="RUNNING")
+    text = report.compose(running, {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert "Nothing has finished yet: 12 running." in text and "<figure" not in text
+    text = report.compose(study.iloc[:0], {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert "no run has been started" in text
+
+
+def _command(*arguments, **options):
+    command = [sys.executable, "-m", "analysis.report", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def test_the_command_redraws_from_parquet(page, tmp_path):
+    source = page[1].parent / "runs.parquet"
+    done = _command("--sweep", "again", "--out", str(tmp_path / "out"), "--from", str(source))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "reports" / "again" / "report.html").is_file() and "12 finished" in done.stdout
+
+
+def test_the_command_says_what_is_missing_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = _command("--sweep", "sizes", "--out", str(tmp_path))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "no tracking store" in done.stderr
+
+
+def test_analysis_needs_neither_torch_nor_ray_and_does_nothing_on_import():
+    code = (
+        "import sys, analysis.report, analysis.pull; "
+        "print([name for name in ('torch', 'ray', 'mlflow', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() in ("[]", "['matplotlib.pyplot']"), done.stdout + done.stderr
