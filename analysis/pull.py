@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +42,10 @@ class NoSuchSweep(ValueError):
     """The tracking store has no sweep of that name, or no tracking store is there."""
 
 
+class Unreachable(ValueError):
+    """No tracking server answers."""
+
+
 def schema() -> dict[str, str]:
     """Column -> pandas dtype of `runs.parquet`."""
     params = settings() | {name: quantity.type for name, quantity in PARAMS.items()}
@@ -55,7 +61,7 @@ def pull(tracking_uri: str, sweep: str | None = None, path: Path | None = None) 
 
     A run that never logged a metric has one row, with no images and no metrics. A step that was logged twice, by a
     run that was resumed, keeps what was logged last. Writes the frame to `path` if one is given.
-    Raises NoSuchSweep.
+    Raises NoSuchSweep, Unreachable.
     """
     client = _client(tracking_uri)
     experiments = client.search_experiments(max_results=10_000)
@@ -98,11 +104,23 @@ def samples(tracking_uri: str, frame: pd.DataFrame, folder: Path) -> dict[str, P
 def _client(tracking_uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
+    if tracking_uri.startswith("http"):
+        _reach(tracking_uri)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for each of many small files
     local = tracking_uri.removeprefix("sqlite:///")
     if local != tracking_uri and not Path(local).exists():
         raise NoSuchSweep(f"no tracking store at {tracking_uri}: run a sweep first, or set MLFLOW_TRACKING_URI")
     return MlflowClient(tracking_uri)
+
+
+def _reach(tracking_uri: str) -> None:
+    """MLflow itself tries for minutes before it says that nobody is there."""
+    try:
+        urllib.request.urlopen(tracking_uri, timeout=20).close()
+    except urllib.error.HTTPError:
+        pass  # somebody is: a log-in page, perhaps
+    except OSError as error:
+        raise Unreachable(f"tracking server {tracking_uri} cannot be reached: {error}") from None
 
 
 def _all_trials(client: "MlflowClient", experiments: "list[Experiment]") -> "list[Run]":

@@ -103,13 +103,14 @@ def _save(figure: Figure, stem: Path) -> str:
 def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """What was run, when, and with what: term and value."""
     runs = frame.drop_duplicates("run_id")
+    spent = frame.groupby("run_id")["train_gflops"].max().sum()
     when = [f"{time:%d %B %Y %H:%M}" for time in (runs["started"].min(), runs["ended"].max()) if not pd.isna(time)]
     facts = [
         ("Training", words.recipe(frame)),
         ("Measured with", words.evaluation(frame)),
         ("Arithmetic", words.the(frame, "train.arithmetic")),
         ("Run", f"{' to '.join(when)} UTC" if when else ""),
-        ("Training compute", f"{words.short(float(runs['train_gflops_total'].sum()))} Gflops in all"),
+        ("Training compute", f"{words.short(float(spent))} Gflops in all"),
         ("Versions", _versions(runs)),
     ]
     return [(term, value) for term, value in facts if value]

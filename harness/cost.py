@@ -5,7 +5,7 @@ and the attention matmuls count; biases, norms, softmax, activations and lookups
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +34,7 @@ def cost(trial: Trial) -> Cost:
     return _count(trial.model, data.channels, data.side, data.classes)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _count(model: Model, channels: int, side: int, classes: int) -> Cost:
     with torch.device("meta"):  # shapes only: XL costs no memory and no time
         net = build(model, channels, side, classes, seed=None)

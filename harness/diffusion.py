@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
+Random = torch.Generator | None
 
 
 def _linear(steps: int) -> Tensor:
@@ -68,7 +69,8 @@ class Process:
 
 def process(schedule: str = "linear", steps: int = 1000) -> Process:
     """The training process. `schedule` is a name in `SCHEDULES`."""
-    abar = torch.cumprod(1 - SCHEDULES[schedule](steps), dim=0)
+    beta = SCHEDULES[schedule](steps).clamp(max=0.999)  # fewer than 20 linear steps would leave (0, 1)
+    abar = torch.cumprod(1 - beta, dim=0)
     return _process(abar, torch.arange(steps))
 
 
@@ -190,7 +192,7 @@ def guided(model: Model, null: int, scale: float, channels: int = 0) -> Model:
     return call
 
 
-def ddpm(p: Process, model: Model, x: Tensor, y: Tensor, bounded: bool, rng: torch.Generator | None) -> Iterator[Tensor]:
+def ddpm(p: Process, model: Model, x: Tensor, y: Tensor, bounded: bool, rng: Random) -> Iterator[Tensor]:
     """Ancestral sampling with the learned covariance (IDDPM section 3.1), yielding x after each step.
 
     x (N, C, S, S) is the starting noise; `bounded` clips the predicted image to [-1, 1], for pixels.
@@ -204,7 +206,7 @@ def ddpm(p: Process, model: Model, x: Tensor, y: Tensor, bounded: bool, rng: tor
         yield x
 
 
-def ddim(p: Process, model: Model, x: Tensor, y: Tensor, bounded: bool, rng: torch.Generator | None) -> Iterator[Tensor]:
+def ddim(p: Process, model: Model, x: Tensor, y: Tensor, bounded: bool, rng: Random) -> Iterator[Tensor]:
     """Deterministic sampling (DDIM, arXiv 2010.02502, equation 12 with eta 0), yielding x after each step.
 
     Arguments as for `ddpm`; `rng` is not used. A clipped image implies its own noise, which the step then uses.
@@ -238,10 +240,9 @@ def sample(
     sampler: str = "ddpm",
     steps: int = 250,
     bounded: bool = True,
-    rng: torch.Generator | None = None,
+    rng: Random = None,
 ) -> Tensor:
     """Images (N, C, S, S) of classes y (N,) from fresh noise; `shape` is (C, S, S), `sampler` a name in SAMPLERS."""
     x = torch.randn((len(y), *shape), generator=rng, device=y.device)
-    for x in SAMPLERS[sampler](p.respaced(steps), model, x, y, bounded, rng):  # noqa: B007
-        pass
-    return x
+    *_, last = SAMPLERS[sampler](p.respaced(steps), model, x, y, bounded, rng)
+    return last

@@ -18,7 +18,7 @@ from harness.cost import cost, work
 from harness.models import build
 from harness.train import State, steps
 
-PROBES = ("2x96", "3x128")  # at patch 4: far enough apart to tell the fixed cost of an image from that of its Gflops
+PROBES = ("2x80", "4x208")  # at patch 4: far enough apart to tell the fixed cost of an image from that of its Gflops
 METRIC_SECONDS = 9.0  # of an evaluation that do not depend on the model: extraction and distances at 1,000 samples
 PROCESS_BYTES = 1.2e9  # a worker with torch, MLflow and the data in memory
 

@@ -132,14 +132,15 @@ class Bench:
 
 def fidelity(subject: Subject, bench: Bench, samples: Samples) -> Iterator[tuple[str, float]]:
     """FID, KID, Inception Score, precision and recall of `evaluate.samples` generated images, by torch-fidelity."""
+    settings = bench.settings
     found = torch_fidelity.calculate_metrics(
         input1=samples,
         fid=True, kid=True, isc=True, prc=True,
-        kid_subsets=KID_SUBSETS, kid_subset_size=min(500, len(samples), len(bench.settings["input2"])),
+        kid_subsets=KID_SUBSETS, kid_subset_size=min(500, len(samples), len(settings["input2"])),
         isc_splits=1,  # at a few thousand samples ten splits would each be far too small
         samples_shuffle=False,
         batch_size=samples.batch, cuda=subject.device == "cuda",
-        **bench.settings,
+        **settings,
     )  # fmt: skip
     yield "fid", found[torch_fidelity.KEY_METRIC_FID]
     yield "kid", found[torch_fidelity.KEY_METRIC_KID_MEAN]

@@ -23,8 +23,8 @@ from harness import hardware, tracking
 from harness.config import ConfigError, Trial, flatten, make
 from harness.cost import work
 from harness.tracking import Store
-from harness.trial import Place, bench, facts, run
 from harness.train import Diverged
+from harness.trial import Place, bench, facts, run
 from harness.view import Row, View
 
 # glibc gives freed memory back to the system and faults it in again at every step: told to keep it, a step at these
@@ -52,7 +52,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def only_driver(out: Path) -> Iterator[None]:
-    """Hold the output folder for one sweep at a time. Raises ConfigError if another one has it or it is not writable."""
+    """Hold the output folder for one sweep at a time. Raises ConfigError if it is held or cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115 (held open as long as the lock)
@@ -175,7 +175,6 @@ def _work(config: dict) -> None:
             tune.report(metrics)
 
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    torch._dynamo.reset()  # this process may have compiled another trial's model
     try:
         run(trial, sink, place, cell["device"], progress)
     except Diverged as error:

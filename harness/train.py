@@ -161,7 +161,10 @@ def steps(state: State, trial: Trial, data: Images, null: int, compiled: bool = 
     """
     device = str(state.master.device)
     p = diffusion.process(trial.diffusion.schedule, trial.diffusion.timesteps).to(device)
-    loss_of = torch.compile(objective, dynamic=False) if compiled else objective
+    loss_of = objective
+    if compiled:
+        torch._dynamo.reset()  # a warm worker may have compiled another trial's model
+        loss_of = torch.compile(objective, dynamic=False)
     while state.step < trial.train.steps:
         x0, y, index, noise = draw(data, trial, state.images, p.steps, null, device)
         loss = loss_of(p, state.net, x0, y, index, noise)

@@ -19,6 +19,9 @@ FLOORS = {
     "harness.train": 2,
     "harness.evaluate": 2,
     "harness.extractors": 2,
+    "harness.lite0": 2,
+    "harness.view": 1,
+    "harness.estimate": 3,
     "harness.checkpoint": 2,
     "harness.tracking": 2,
     "harness.trial": 3,
@@ -39,7 +42,7 @@ FLOORS = {
 OWNERS = {
     "ray": {"harness.launch"},
     "mlflow": {"harness.tracking", "analysis.pull"},
-    "torch_fidelity": {"harness.evaluate", "harness.extractors"},
+    "torch_fidelity": {"harness.evaluate", "harness.extractors", "harness.lite0"},
 }
 
 PROJECT = ("harness", "sweeps", "analysis")

@@ -144,7 +144,9 @@ def point_labels(axes: Axes, points: Sequence[Label], size: float = 7) -> None:
         return
     renderer = axes.figure.canvas.get_renderer()
     centres = axes.transData.transform([(x, y) for x, y, *_ in points])
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    drawn = [axes.transData.transform(line.get_xydata()) for line in axes.lines if line.get_marker() != "None"]
+    markers = np.concatenate([centres, *drawn])
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in markers]
     lines = np.concatenate([np.empty((0, 2)), *(_along(axes, line.get_xydata()) for line in axes.lines)])
     inside = axes.get_window_extent(renderer)
     near = [(7, 0), (-7, 0), (0, 7), (0, -7)]
@@ -160,7 +162,7 @@ def point_labels(axes: Axes, points: Sequence[Label], size: float = 7) -> None:
             box = label.get_window_extent(renderer)
             covered = np.all((lines > box.min) & (lines < box.max), axis=1).sum()
             middle = (box.min + box.max) / 2
-            astray = np.hypot(*(centres - middle).T).argmin() != place  # it would be read as another point's
+            astray = np.hypot(*(markers - middle).T).argmin() != place  # it would be read as another point's
             cost = 10 * sum(box.overlaps(other) for other in taken) + 30 * (not _within(box, inside))
             cost += 4 * astray + 0.15 * covered + 0.1 * max(0, np.hypot(dx, dy) - 8)
             if best is None or cost < best[0]:

@@ -100,7 +100,7 @@ def test_seeds_are_averaged_with_their_range(seeded):
     assert len(cells) == 12 and (cells["seeds"] == 3).all()
     assert ((cells["fid_low"] < cells["fid"]) & (cells["fid"] < cells["fid_high"])).all()
     (cell, line), *_ = frames.curves(seeded, "fid")
-    assert len(line) == 3 and (line["low"] < line["mean"]).all() and cell["model.size"] == "2x96"
+    assert len(line) == 3 and (line["low"] < line["mean"]).all() and cell["model.size"] == "2x96x6"
 
 
 def test_a_setting_that_varies_within_a_shape_is_a_recipe():
@@ -112,14 +112,18 @@ def test_a_setting_that_varies_within_a_shape_is_a_recipe():
 
 def test_sizes_are_ordered_by_cost_and_coloured_alike(study):
     shuffled = study.sample(frac=1, random_state=0)
-    assert frames.sizes(shuffled) == ["2x96", "3x128", "4x192", "4x256"] and frames.patches(shuffled) == [8, 4, 2]
+    assert frames.sizes(shuffled) == ["2x96x6", "3x128x8", "4x192x12", "4x256x16"] and frames.patches(shuffled) == [
+        8,
+        4,
+        2,
+    ]
     assert style.size_colours(shuffled) == style.size_colours(study)
 
 
 def test_captions_are_honest_when_a_claim_fails(study, conditioned, shaped):
-    worse = study.assign(fid=study["fid"].where(study["model.size"] != "4x256", 5e4))
+    worse = study.assign(fid=study["fid"].where(study["model.size"] != "4x256x16", 5e4))
     text = curves.caption_fid_by_size(worse)
-    assert "lower in 6 of 9" in text and "Not so: 4x256/8 (50,000) is no better than 4x192/8" in text
+    assert "lower in 6 of 9" in text and "Not so: 4x256x16/8 (50,000) is no better than 4x192x12/8" in text
     text = compute.caption_fid_vs_gflops(worse)
     assert "hardly, if at all" in text
     zero = conditioned["model.conditioning"] == "adaLN-Zero"

@@ -44,7 +44,7 @@ class Store:
 def store(tmp_path_factory):
     """Sweep `sizes` of four cells; one of them was made by the sweep `other`."""
     store = Store(tmp_path_factory.mktemp("store"))
-    store.trials = trials = grid(RECIPE, {"model.size": ("2x96", "3x128"), "model.patch": (8, 4)})
+    store.trials = trials = grid(RECIPE, {"model.size": ("2x96x6", "3x128x8"), "model.patch": (8, 4)})
     sizes, other = store.experiment("sizes"), store.experiment("other")
     log = store.client.log_metric
     store.resumed = store.trial(sizes, "sizes", trials[0], status=None)
@@ -96,7 +96,7 @@ def test_columns_are_the_contracts_and_typed(store, frame):
     assert dict(frame.dtypes.astype(str)) == pull.schema()
     assert "not_in_the_contract" not in frame
     row, trial = frame[frame["run_id"] == store.resumed].iloc[-1], store.trials[0]
-    assert (row["trial_id"], row["name"], row["model.size"]) == (trial.id, trial.name, "2x96")
+    assert (row["trial_id"], row["name"], row["model.size"]) == (trial.id, trial.name, "2x96x6")
     assert (row["model.depth"], row["train.lr"], row["data.flip"]) == (2, 1e-3, True)
     assert np.isnan(row["model.params_m"]) and pd.isna(row["evaluate.split"])  # never logged: absent, not 0
     assert json.loads(row["tags"])["git_commit"] == "0123abc" and row["started"] <= row["ended"]
@@ -137,3 +137,5 @@ def test_unknown_sweeps_and_stores_are_named(store, tmp_path):
     with pytest.raises(pull.NoSuchSweep, match="no tracking store"):
         pull.pull(f"sqlite:///{tmp_path}/none.db", "sizes")
     assert not (tmp_path / "none.db").exists()
+    with pytest.raises(pull.Unreachable, match=r"http://127.0.0.1:9 cannot be reached"):
+        pull.pull("http://127.0.0.1:9", "sizes")
