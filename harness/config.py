@@ -112,8 +112,8 @@ class Evaluate(_Settings):
     """How a model is measured. Every one of these changes the FID, so every one is part of a trial's identity."""
 
     points: int = Field(3, gt=0)  # evaluations in a run: at images/2^(points-1), ..., images/2, images
-    samples: int = Field(50_000, gt=1)  # generated images of each evaluation
-    reference: int = Field(50_000, gt=1)  # real training images on the other side of the distance
+    samples: int = Field(50_000, gt=3)  # generated images of each evaluation; precision looks at three neighbours
+    reference: int = Field(50_000, gt=3)  # real training images on the other side of the distance
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     steps: int = Field(250, gt=0)  # sampling steps, respaced from the training timesteps
     guidance: float = Field(1.0, ge=0)  # classifier-free guidance scale; 1 is none
@@ -278,7 +278,7 @@ SCALES: dict[str, Scale] = {
         ladder=("2x80", "3x112", "3x160", "4x208"),
         fields={
             "train.images": 32_768, "train.batch": 16, "train.lr": 2e-3,
-            "evaluate.samples": 1_000, "evaluate.reference": 5_000, "evaluate.sampler": "ddim", "evaluate.steps": 16,
+            "evaluate.samples": 1_000, "evaluate.reference": 5_000, "evaluate.sampler": "ddim", "evaluate.steps": 10,
         },
     ),
     "gpu": Scale(

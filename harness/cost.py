@@ -46,9 +46,13 @@ def _count(model: Model, channels: int, side: int, classes: int) -> Cost:
     return Cost(counter.get_total_flops() / 2e9, params, (side // model.patch) ** 2)
 
 
-def work(trial: Trial) -> float:
-    """All of a trial's model compute, training and sampling, in 1e9 multiply-adds: for ETAs and for ordering."""
+def work(trial: Trial, images: int | None = None, evaluations: int | None = None) -> float:
+    """A trial's model compute, training and sampling, in 1e9 multiply-adds: for ETAs and for ordering.
+
+    Of the whole trial, or up to `images` seen and `evaluations` made.
+    """
     priced, wanted = cost(trial), trial.evaluate
+    images = trial.train.steps * trial.train.batch if images is None else images
+    evaluations = len(trial.cadence) if evaluations is None else evaluations
     calls = wanted.steps * (1 if wanted.guidance == 1 else 2)
-    sampling = priced.gflops * wanted.samples * calls * len(trial.cadence)
-    return priced.train_gflops(trial.train.steps * trial.train.batch) + sampling
+    return priced.train_gflops(images) + evaluations * priced.gflops * wanted.samples * calls

@@ -244,5 +244,6 @@ def sample(
 ) -> Tensor:
     """Images (N, C, S, S) of classes y (N,) from fresh noise; `shape` is (C, S, S), `sampler` a name in SAMPLERS."""
     x = torch.randn((len(y), *shape), generator=rng, device=y.device)
-    *_, last = SAMPLERS[sampler](p.respaced(steps), model, x, y, bounded, rng)
-    return last
+    for last in SAMPLERS[sampler](p.respaced(steps), model, x, y, bounded, rng):
+        x = last
+    return x

@@ -76,16 +76,16 @@ def launch(trials: list[Trial], sweep: str, store: Store, place: Place, console:
     todo = [t for t in trials if t.id not in known or known[t.id].status != "FINISHED"]
     if not todo:
         return Outcome(parent, [], {})
-    device = hardware.device()
-    for settings in {(t.data, t.evaluate): t for t in todo}.values():
-        bench(settings, place).prepare()
-    runs = {}
-    for t in todo:
-        digest = bench(t, place).real.digest
-        runs[t.id] = known[t.id].run_id if t.id in known else store.create(t, sweep, parent, facts(t, digest, device))
     todo.sort(key=work, reverse=True)  # the longest first, so that none is left alone at the end
     rows = {t.id: Row(t.name, t.train.steps * t.train.batch, work(t)) for t in todo}
-    with View(sweep, rows, len(trials) - len(todo), console) as view:
+    with cluster() as device, View(sweep, rows, len(trials) - len(todo), console) as view:
+        for settings in {(t.data, t.evaluate): t for t in todo}.values():
+            bench(settings, place).prepare(hardware.device())
+        runs = {}
+        for t in todo:
+            digest = bench(t, place).real.digest
+            params = facts(t, digest, device)
+            runs[t.id] = known[t.id].run_id if t.id in known else store.create(t, sweep, parent, params)
         _tune(todo, runs, store, place, device, view)
     failed = {}
     for t in todo:
@@ -96,9 +96,27 @@ def launch(trials: list[Trial], sweep: str, store: Store, place: Place, console:
     return Outcome(parent, [t.name for t in todo if rows[t.id].state == "done"], failed)
 
 
-def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, device: str, view: View) -> None:
+@contextlib.contextmanager
+def cluster() -> Iterator[str]:
+    """Ray, for the time of a sweep: the cluster at RAY_ADDRESS, else this machine. Gives the device of its trials."""
     os.environ.update({k: v for k, v in (QUIET | MALLOC).items() if k not in os.environ})
     import ray
+
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"num_cpus": cpus(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
+    except ConnectionError as error:
+        raise ConfigError(f"RAY_ADDRESS: '{address}': {error}; allowed: a cluster that answers, or unset") from None
+    try:
+        yield "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    finally:
+        ray.shutdown()
+
+
+def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, device: str, view: View) -> None:
     from ray import tune
 
     class Events(tune.Callback):
@@ -135,25 +153,17 @@ def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, d
         }
         for t in todo
     ]
-    address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"num_cpus": cpus(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     share = {"CPU": 1} | ({"GPU": 1} if device == "cuda" else {})
     with tempfile.TemporaryDirectory(prefix="tune-") as scratch, contextlib.redirect_stdout(io.StringIO()):
-        try:
-            tune.Tuner(
-                tune.with_resources(_work, tune.PlacementGroupFactory([share])),
-                param_space={"cell": tune.grid_search(cells)},
-                tune_config=tune.TuneConfig(
-                    reuse_actors=True,  # a warm worker: torch and MLflow are imported once, not once a trial
-                    trial_dirname_creator=lambda trial: trial.config["cell"]["id"],
-                ),
-                run_config=tune.RunConfig(name="sweep", storage_path=scratch, verbose=0, callbacks=[Events()]),
-            ).fit()
-        finally:
-            ray.shutdown()
+        tune.Tuner(
+            tune.with_resources(_work, tune.PlacementGroupFactory([share])),
+            param_space={"cell": tune.grid_search(cells)},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,  # a warm worker: torch and MLflow are imported once, not once a trial
+                trial_dirname_creator=lambda trial: trial.config["cell"]["id"],
+            ),
+            run_config=tune.RunConfig(name="sweep", storage_path=scratch, verbose=0, callbacks=[Events()]),
+        ).fit()
 
 
 def _work(config: dict) -> None:

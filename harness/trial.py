@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness import checkpoint, data, extractors, hardware, record
 from harness.config import Trial
-from harness.cost import cost
+from harness.cost import cost, work
 from harness.evaluate import SPLIT, Bench, Subject, evaluate
 from harness.models import build
 from harness.tracking import Sink
@@ -72,12 +72,13 @@ def bench(trial: Trial, place: Place) -> Bench:
 def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[[dict], None] = lambda _: None) -> None:
     """Train and measure, resuming from the trial's checkpoint if there is one.
 
-    `progress` is told {"images", "loss", "images_per_second"} now and then, and {"fid"} after each evaluation.
+    `progress` is told images seen, the share of the trial's work done and the newest metrics, at each log and after
+    each evaluation.
     Raises Diverged if the loss leaves the finite numbers.
     """
     torch.set_float32_matmul_precision("high")
     against = bench(trial, place)
-    against.prepare()
+    against.prepare(device)
     dataset, priced = data.lookup(trial.data.dataset), cost(trial)
     dtype = hardware.arithmetic(trial.train.precision, device)
     state = State(build(trial.model, *_shape(dataset), seed=trial.seed), trial, device, dtype)
@@ -91,6 +92,11 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
     images = _training_images(against.real, trial, device)
     every = -(-trial.train.steps // LOGS)
     compiled = hardware.compile_pays(priced.train_gflops(trial.train.images), device)
+
+    def tell(seen: int, evaluations: int, metrics: dict[str, float]) -> None:
+        # "share" and not "done", which Tune takes for the end of the trial.
+        progress({"images": seen, "share": work(trial, seen, evaluations) / work(trial)} | metrics)
+
     window: list[Step] = []
     for step in steps(state, trial, images, dataset.classes, compiled):
         window.append(step)
@@ -99,7 +105,7 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
             metrics = summary(window)
             metrics |= clock.lap(len(window) * trial.train.batch)
             sink.log(step.images, metrics)
-            progress({"images": step.images} | metrics)
+            tell(step.images, sum(mark < step.images for mark in trial.cadence), metrics)
             window = []
         if measure:
             mirror.load_state_dict(state.ema_weights())
@@ -108,7 +114,7 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
             metrics |= spent(priced.train_gflops(step.images)) | {"eval_seconds": time.perf_counter() - started}
             sink.log(step.images, metrics)
             send_sheet(sink, sheet, step.images)
-            progress({"images": step.images} | metrics)
+            tell(step.images, sum(mark <= step.images for mark in trial.cadence), metrics)
         if measure or clock.since_save() > CHECKPOINT_SECONDS:
             checkpoint.save(place.checkpoint(trial), {"state": state.state_dict(), "trained": clock.trained})
             clock.saved()

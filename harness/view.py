@@ -29,7 +29,10 @@ class Row:
 
 
 class View:
-    """Give it rows by trial id, then events; use it as a context manager."""
+    """Give it rows by trial id, then events; use it as a context manager.
+
+    `update` takes images seen, the share of the trial's work done, and whatever metrics there are.
+    """
 
     def __init__(self, title: str, rows: dict[str, Row], finished: int, console: Console):
         self.title, self.rows, self.finished, self.console = title, rows, finished, console
@@ -51,8 +54,7 @@ class View:
 
     def update(self, trial_id: str, metrics: dict[str, float]) -> None:
         row = self.rows[trial_id]
-        row.seen = int(metrics.get("images", row.seen))
-        row.done = row.seen / row.images
+        row.seen, row.done = int(metrics["images"]), metrics["share"]
         row.latest |= metrics
         if "fid" in metrics:
             self._say(f"{row.name}: {row.seen:,} images, FID {metrics['fid']:.1f}, val_loss {metrics['val_loss']:.4f}")
@@ -104,7 +106,8 @@ class View:
 
     def _say(self, line: str) -> None:
         self._last_line = time.monotonic()
-        self.console.print(line if self.console.is_terminal else f"{line}  |  {self.headline()}", highlight=False)
+        text = line if self.console.is_terminal else f"{line}  |  {self.headline()}"
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -8,6 +8,8 @@ How the recipe of the `cpu` scale was chosen (two cores with AVX-512 bf16; FID o
 - Ladder: widths 96 to 256 give the same spread of Gflops for 1.4 times the compute, and at 2e-3 width 256 was no
   better than 192 at patch 8 after 12,288 images (3107, 3092). Width 80 still clears patch 8's 64 values: 3068 at
   32,768 images, where width 208 depth 4 reached 2167.
+- Sampling: DDIM at 8, 12 and 16 steps gave the same FID (2013, 2048, 2035 of 500 samples, 3x160 patch 2 half-way
+  through); 10 steps cost a third less than 16.
 - Images: 32,768 is what twelve models and three evaluations each leave of the time.
 """
 

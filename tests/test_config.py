@@ -150,6 +150,8 @@ ERRORS = {
     "heads": ("model.heads=5", "model: heads=5 does not divide width=384; allowed: 1, 2, 3, 4, 6, 8, "),
     "width": ("model.width=6 model.heads=1", "width=6 must be a multiple of 4"),
     "sampling steps": ("evaluate.steps=2000", "evaluate.steps=2000 exceeds diffusion.timesteps=1000"),
+    "few samples": ("evaluate.samples=3", "evaluate.samples: '3': input should be greater than 3"),
+    "few real images": ("evaluate.reference=3", "evaluate.reference: '3': input should be greater than 3"),
     "sampler": ("model.learn_sigma=false", "evaluate.sampler=ddpm needs model.learn_sigma=true"),
 }
 

@@ -56,7 +56,7 @@ def test_a_set_has_no_distance_to_itself(tiny, place, monkeypatch):
     instead(monkeypatch, bench(cell, place).real.images)
     found = measured(cell, place)
     assert tuple(found) == FAMILY
-    assert abs(found["fid"]) < 1e-6 and abs(found["kid"]) < 1e-6
+    assert abs(found["fid"]) < 1e-6 and found["kid"] < 0  # unbiased, so below zero here
     assert found["precision"] == found["recall"] == 1
     assert found["inception_score"] > 1
 
@@ -71,6 +71,13 @@ def test_worse_images_are_farther(tiny, place, monkeypatch):
     for name in ("fid", "kid"):
         assert found[0][name] + 1e-4 < found[1][name] < found[2][name]
     assert found[2]["precision"] < 0.5
+
+
+def test_few_true_images_are_precise_but_recall_little(tiny, place, monkeypatch):
+    cell = tiny(evaluate__samples=60, evaluate__reference=60)
+    instead(monkeypatch, bench(cell, place).real.images[:4].repeat(15, 1, 1, 1))
+    found = measured(cell, place)
+    assert found["precision"] == 1 and found["recall"] < 0.2
 
 
 def test_fid_is_the_frechet_distance_of_the_features(tiny, place, monkeypatch):
@@ -110,6 +117,11 @@ def test_every_evaluator_speaks_the_contract(tiny, place):
     assert all(math.isfinite(value) for value in metrics.values())
     assert picture.dtype == torch.uint8 and picture.shape == (3 * 16, 5 * 16, 3)
     assert len(EVALUATORS) == 2
+
+
+def test_the_fewest_images_that_a_config_allows_can_be_measured(tiny, place):
+    for few in ({"evaluate__samples": 4}, {"evaluate__reference": 4}):
+        assert all(map(math.isfinite, measured(tiny(**few), place).values()))
 
 
 # The reference and its cache
@@ -168,7 +180,9 @@ def test_the_reference_is_extracted_once(tiny, place, extracted):
     extracted.clear()
     dict(fidelity(subject(cell), against, Samples(subject(cell))))
     assert sum(extracted) == cell.evaluate.samples  # and each sample once, for all five metrics
-    assert {path: path.stat().st_mtime_ns for path in place.cache.iterdir()} == files  # nor are samples cached
+    after = {path: path.stat().st_mtime_ns for path in place.cache.iterdir()}
+    assert after | files == after  # nothing is made again, and nothing kept of the samples
+    assert all(path.name.startswith(against.settings["input2_cache_name"]) for path in after)
 
 
 # Samples
@@ -196,11 +210,12 @@ def test_classes_take_turns(tiny, guidance):
 
 def test_samples_may_be_read_in_any_order(tiny, monkeypatch):
     images = torch.arange(16, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 16, 16)
-    instead(monkeypatch, images)
+    asked = instead(monkeypatch, images)
     monkeypatch.setitem(evaluate.BATCH, "cpu", 5)
     samples = Samples(subject(tiny()))
     assert len(samples) == 16
-    assert [int(samples[i][0, 0, 0]) for i in (0, 15, 3, 7, 5, 4)] == [0, 15, 3, 7, 5, 4]
+    assert [int(samples[i][0, 0, 0]) for i in (0, 15, 3, 7, 5)] == [0, 15, 3, 7, 5]
+    assert asked == [0, 15, 0, 5]  # whole batches, as if read in order
     assert samples[3].shape == (3, 16, 16) and torch.equal(samples.first, images[:5])
 
 
@@ -305,16 +320,18 @@ def photograph():
     return pixels.view(side, side, 3).permute(2, 0, 1)[None]
 
 
-def test_lite0_sees_what_is_there():
+def test_lite0_sees_what_is_there(monkeypatch):
     net = lite0.Lite0(lite0.NAME, ["1280", "logits"])
     photo = photograph()
+    with monkeypatch.context() as patch:
+        patch.setattr(lite0, "SIDE", 224)
+        assert net(photo)[1].argmax() == 652  # ImageNet's "military uniform"
     features, logits = net(photo)
     assert features.shape == (1, 1280) and logits.shape == (1, 1000)
-    assert 652 in logits[0].topk(5).indices.tolist()  # ImageNet's "military uniform"
     others = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = net(torch.cat([others, others.flip(-1)]))[0]
     assert found.isfinite().all() and found.dtype == torch.float32
     assert torch.pdist(found).min() > 1e-3  # each its own
     mirrored = net(photo.flip(-1))[0]
-    assert (features - mirrored).norm() < (features - found).norm(dim=1).min() / 2
+    assert (features - mirrored).norm() < (features - found).norm(dim=1).min() / 1.5
     torch.testing.assert_close(net(others[:2])[0], found[:2], atol=1e-3, rtol=1e-3)

@@ -59,8 +59,12 @@ def test_it_logs_what_the_contract_names_at_the_cadence(tiny, place):
     assert names == set(record.METRICS)
     assert tuple(evaluations(sink)) == cell.cadence == (32, 64, 128)
     assert [images for images, metrics in sink.metrics if "loss" in metrics] == list(range(8, 129, 8))
-    assert {name for one in told for name in one} - {"images"} <= set(record.METRICS)
-    assert sum("fid" in one for one in told) == 3 and told[-1]["images"] == 128
+    assert {name for one in told for name in one} - {"images", "share"} <= set(record.METRICS)
+    assert sum("fid" in one for one in told) == 3
+    shares = [one["share"] for one in told]
+    assert shares == sorted(shares) and shares[-1] == 1 and told[-1]["images"] == 128
+    work = 3 * 128 + 3 * 16 * 2  # in forward passes: training, then 16 samples of 2 steps
+    assert shares[0] == pytest.approx(3 * 8 / work) and shares[4] == pytest.approx((3 * 32 + 32) / work)
     for _, metrics in sink.metrics:
         assert all(torch.tensor(value).isfinite() for value in metrics.values())
     for images, metrics in evaluations(sink).items():
@@ -87,14 +91,17 @@ def test_the_logged_loss_is_the_mean_since_the_last_log(tiny, place, monkeypatch
 
 
 def test_its_artifacts_load_back_as_the_average_that_was_measured(tiny, place, monkeypatch):
-    states, cell = [], tiny()
+    states, nets, cell = [], [], tiny()
+    evaluate = trial.evaluate
     monkeypatch.setattr(trial, "State", lambda *args: states.append(State(*args)) or states[-1])
+    monkeypatch.setattr(trial, "evaluate", lambda one, against: nets.append(one.net) or evaluate(one, against))
     sink = ran(cell, place)
     files = dict(sink.files)
     assert Trial.model_validate(json.loads(files[f"{record.WEIGHTS}/config.json"])) == cell
     saved = weights(sink)
     assert {w.dtype for w in saved.values()} == {torch.float32}
     assert torch.equal(torch.cat([w.flatten() for w in map(saved.get, states[0].ema_weights())]), states[0].ema)
+    assert all(torch.equal(w, saved[name]) for name, w in nets[-1].named_parameters())
 
     again = Trial.model_validate(json.loads(files[f"{record.WEIGHTS}/config.json"]))
     net = build(again.model, 1, 16, 3, seed=None)

@@ -1,0 +1,267 @@
+"""The sweeps and the command line: every cell can be built, plans say what the issue asks, bad input is one line."""
+
+import contextlib
+import csv
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from harness import estimate, launch, tracking, trial
+from harness.config import SCALES, base, make
+from harness.cost import cost
+from sweeps import __main__ as door
+
+ROOT = Path(__file__).parents[1]
+SPEED = estimate.Speed(fixed=1e-3, per_gflop=1e-2)
+FIELDS = {
+    "name", "size", "depth", "width", "heads", "patch", "conditioning", "tokens", "params_m", "gflops",
+    "train_gflops", "images", "seed", "status",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """No test measures this machine or reaches a store, unless it says so."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(estimate, "measure", lambda cache: SPEED)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def call(out, *arguments):
+    return CliRunner().invoke(door.app, [*arguments, "--out", str(out)])
+
+
+# Every sweep
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", door.names())
+def test_every_sweep_can_be_built_at_every_scale(name, scale):
+    cells = importlib.import_module(f"sweeps.{name}").trials(scale)
+    assert cells and len({cell.id for cell in cells}) == len(cells) == len({cell.name for cell in cells})
+    for cell in cells:
+        trial.check(cell)
+        assert cost(cell).gflops > 0
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_sizes_is_four_sizes_by_three_patches(scale):
+    cells = importlib.import_module("sweeps.sizes").trials(scale)
+    grid = {(cell.model.size, cell.model.patch) for cell in cells}
+    assert grid == {(size, patch) for size in SCALES[scale].ladder for patch in SCALES[scale].patches}
+    assert len(cells) == (4 if scale == "smoke" else 12)
+
+
+def test_sizes_on_a_laptop_spans_over_two_decades_of_gflops():
+    gflops = [cost(cell).gflops for cell in importlib.import_module("sweeps.sizes").trials("cpu")]
+    assert max(gflops) / min(gflops) > 10**2.3
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_conditioning_differs_in_conditioning_alone(scale):
+    cells = importlib.import_module("sweeps.conditioning").trials(scale)
+    assert [cell.model.conditioning for cell in cells] == ["in-context", "cross-attention", "adaLN", "adaLN-Zero"]
+    assert len({cell.model_copy(update={"model": None}).model_dump_json() for cell in cells}) == 1
+    assert len({(cell.model.size, cell.model.patch) for cell in cells}) == 1
+
+
+def test_every_sweep_says_what_it_is(out):
+    done = CliRunner().invoke(door.app, ["list"])
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(lines) == set(door.names()) >= {"smoke", "sizes", "conditioning", "depth_width"}
+    assert all(len(about) > 20 for about in lines.values())
+
+
+# Plans
+
+
+def test_the_paper_s_plan_is_the_paper_s_table(out):
+    """From a process of its own: standard output must hold nothing but the JSON, whatever the libraries say."""
+    command = [sys.executable, "-m", "sweeps", "plan", "sizes", "--scale", "paper", "--format", "json"]
+    done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    table = list(csv.DictReader((ROOT / "analysis" / "published" / "dit_models.csv").open()))
+    printed = {row["model"]: row for row in table if row["conditioning"] == "adaln_zero"}
+    assert {f"DiT-{row['size']}/{row['patch']}" for row in rows} == set(printed) and len(rows) == 12
+    for row in rows:
+        paper = printed[f"DiT-{row['size']}/{row['patch']}"]
+        assert set(row) >= FIELDS
+        assert row["name"] == f"{paper['model']} adaLN-Zero seed 0"
+        assert [row[k] for k in ("depth", "width", "heads")] == [int(paper[k]) for k in ("layers", "width", "heads")]
+        assert row["tokens"] == (32 // row["patch"]) ** 2
+        assert row["gflops"] == pytest.approx(float(paper["gflops"]), rel=0.005, abs=0.005)
+        assert round(row["params_m"]) == int(paper["params_m"])
+        assert row["images"] == 400_000 * 256 and row["status"] == "to do"
+        assert row["train_gflops"] == pytest.approx(3 * row["gflops"] * row["images"], rel=1e-4)
+    assert not out.exists()  # looking makes nothing
+
+
+def test_a_plan_has_overrides_and_states(out, monkeypatch):
+    cells = door.expand("sizes", "cpu", "seeds=2 model.patch=4,8", "")
+    assert len(cells) == 4 * 2 * 2
+    known = {cells[0].id: ("done", ""), cells[1].id: ("failed", "loss became nan at step 3")}
+    monkeypatch.setattr(door, "statuses", lambda *_: known)
+    arguments = ("sizes", "--scale", "cpu", "--set", "seeds=2 model.patch=4,8")
+    rows = json.loads(call(out, "plan", *arguments, "--format", "json").stdout)
+    assert [row["status"] for row in rows] == ["done", "failed", *["to do"] * 14]
+    assert [row["name"] for row in rows] == [cell.name for cell in cells]
+    table = call(out, "plan", *arguments).stdout
+    assert all(cell.name in table for cell in cells) and "1 done, 15 to do" in table
+    lines = call(out, "status", *arguments).stdout.splitlines()
+    assert lines[1] == f"failed   {cells[1].id}  {cells[1].name}  (loss became nan at step 3)"
+    assert lines[2].startswith("to do")
+
+
+def test_a_forecast_grows_with_what_is_asked(out):
+    def seconds(settings=""):
+        return json.loads(
+            call(out, "plan", "conditioning", "--scale", "cpu", "--set", settings, "--format", "json").stdout
+        )
+
+    plain = seconds()
+    for settings in ("train.images=200000", "evaluate.samples=9000", "evaluate.points=5", "model.patch=2"):
+        assert seconds(settings)[0]["seconds"] > plain[0]["seconds"]
+    assert seconds("train.batch=512 model.patch=2")[0]["memory_gb"] > plain[0]["memory_gb"] > 1
+
+
+def test_a_machine_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    times = iter([(0.01, 0.1), (0.03, 0.2)])
+    monkeypatch.setattr(estimate, "_seconds_an_image", lambda *_: next(times))
+    speed = estimate.measure(tmp_path)
+    assert (speed.fixed, speed.per_gflop) == pytest.approx((0, 0.2))  # 0.02 s more for 0.1 Gflops more; none below 0
+    assert estimate.measure(tmp_path) == speed  # there is no third time
+
+
+def test_a_probe_is_a_real_training_step():
+    seconds, gflops = estimate._seconds_an_image("1x64", "cpu", torch.float32)
+    assert 0 < seconds < 1
+    assert gflops == cost(make(base("cpu", "1x64", 4))).gflops
+
+
+# Bad input: one line on standard error, exit code 2, before any training
+
+
+BAD = {
+    "sweep": (["sises"], "unknown sweep 'sises'; allowed: conditioning, depth_width, sizes, smoke"),
+    "scale": (["sizes", "--scale", "huge"], "unknown scale 'huge'; allowed: smoke, cpu, gpu, paper"),
+    "size": (["sizes", "--set", "model.size=M"], "model.size: unknown size 'M'; allowed: "),
+    "conditioning": (["sizes", "--set", "model.conditioning=film"], "model.conditioning: 'film': "),
+    "extractor": (["sizes", "--extractor", "vgg"], "unknown extractor 'vgg'; allowed: lite0, inception"),
+    "dataset": (["sizes", "--set", "data.dataset=mnist"], "unknown dataset 'mnist'; allowed: fashion-mnist, "),
+    "backbone": (["sizes", "--set", "model.backbone=unet"], "unknown backbone 'unet'; allowed: dit"),
+    "override": (["sizes", "--set", "train.imags=5"], "unknown override 'train.imags' (did you mean train.images?)"),
+    "value": (["sizes", "--set", "train.lr=fast"], "train.lr: 'fast': "),
+    "patch": (["sizes", "--set", "model.patch=5"], "model.patch: 5 does not divide the side 32; allowed: 1, 2, 4, "),
+    "heads": (["sizes", "--set", "model.heads=5"], "heads=5 does not divide width="),
+    "one cell of many": (["sizes", "--set", "model.patch=4,5"], "model.patch: 5 does not divide the side 32"),
+}  # fmt: skip
+
+
+def refused(done, words):
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and words in line
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize("command", ["run", "plan", "status"])
+def test_bad_input_is_one_line(out, monkeypatch, command, arguments, words):
+    monkeypatch.setattr(launch, "launch", lambda *_: pytest.fail("launched"))
+    refused(call(out, command, *arguments), words)
+    assert not out.exists()
+
+
+def test_an_unknown_format_is_one_line(out):
+    refused(call(out, "plan", "sizes", "--format", "xml"), "--format: unknown format 'xml'; allowed: table, json")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status"])
+def test_an_unreachable_tracking_server_is_one_line(out, monkeypatch, command):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    refused(call(out, command, "smoke"), "MLFLOW_TRACKING_URI: no server answers at 'http://127.0.0.1:9'")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_an_unwritable_output_folder_is_one_line(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    refused(call(tmp_path / place, "run", "smoke"), f"--out: '{tmp_path / place}' cannot be written (")
+
+
+class NoStore:
+    """A store of nothing, since making a real one takes seconds."""
+
+    uri = "sqlite:///nowhere"
+
+    def __init__(self, *_): ...
+
+    def runs(self, _):
+        return {}
+
+    def parent(self, *_):
+        return "parent"
+
+
+@pytest.fixture
+def storeless(monkeypatch):
+    """Data are looked at by the launcher, after the store and before the first trial."""
+    monkeypatch.setattr(tracking, "Store", NoStore)
+    monkeypatch.setattr(launch, "cluster", lambda: contextlib.nullcontext("cpu"))
+    monkeypatch.setattr(launch, "_tune", lambda *_: pytest.fail("trials were started"))
+
+
+def test_a_corrupt_data_file_is_one_line(tmp_path, out, storeless):
+    file = tmp_path / "fashion-mnist.parquet"
+    file.write_bytes(b"PAR1 but not really")
+    refused(call(out, "run", "smoke", "--data", str(tmp_path)), f"{file}: cannot be read (")
+
+
+def test_data_that_only_plans_are_made_of_is_one_line(tmp_path, out, storeless):
+    done = call(out, "run", "sizes", "--scale", "paper", "--extractor", "lite0", "--data", str(tmp_path))
+    refused(done, "imagenet-256-latents.parquet")
+
+
+def test_inception_without_its_weights_is_one_line(tiny, out, tmp_path, storeless, monkeypatch):
+    def fail(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    settings = "data.dataset=tiny evaluate.reference=32"
+    done = call(out, "run", "smoke", "--set", settings, "--extractor", "inception", "--data", str(tmp_path))
+    refused(done, f"'inception' needs its weights at {tmp_path}/")
+
+
+# What a run ends with
+
+
+@pytest.mark.parametrize(
+    ("finished", "failed", "code", "words"),
+    [
+        (["a", "b", "c", "d"], {}, 0, ["smoke: 4 of 4 trials done, 4 of them now", "report: "]),
+        ([], {}, 0, ["smoke: 4 of 4 trials done, nothing left to train", "report: "]),
+        (["a"], {"b": "loss became nan at step 7"}, 1,
+         ["smoke: 3 of 4 trials done, 1 of them now", "failed: b: loss became nan at step 7", "report: "]),
+        ([], dict.fromkeys("abcd", "no"), 1, ["smoke: 0 of 4 trials done", "failed: d: no"]),
+    ],
+    ids=["all", "again", "one failed", "all failed"],
+)  # fmt: skip
+def test_the_end_of_a_run_is_a_summary_and_an_exit_code(out, storeless, monkeypatch, finished, failed, code, words):
+    monkeypatch.setattr(launch, "launch", lambda *_: launch.Outcome("parent", finished, failed))
+    monkeypatch.setattr(door, "report", lambda *_: out / "report.html")
+    done = call(out, "run", "smoke")
+    assert done.exit_code == code
+    assert all(word in done.stdout for word in words)
+    assert ("report: " in done.stdout) == ("report: " in words)
