@@ -216,7 +216,7 @@ def test_samples_may_be_read_in_any_order(tiny, monkeypatch):
     assert len(samples) == 16
     assert [int(samples[i][0, 0, 0]) for i in (0, 15, 3, 7, 5)] == [0, 15, 3, 7, 5]
     assert asked == [0, 15, 0, 5]  # whole batches, as if read in order
-    assert samples[3].shape == (3, 16, 16) and torch.equal(samples.first, images[:5])
+    assert torch.equal(samples.first, images[:5]) and samples[3].shape == (3, 16, 16)
 
 
 # Held-out loss

@@ -12,7 +12,7 @@ from rich.console import Console
 from harness import data, launch, record
 from harness.config import ConfigError, base, grid
 from harness.launch import only_driver
-from harness.tracking import Store
+from harness.tracking import Run, Store
 from harness.trial import Place
 from harness.view import View
 
@@ -124,6 +124,48 @@ def worker_of_this_process():
 
     found = psutil.Process().children(recursive=True)
     return [p.pid for p in found if p.is_running() and "ImplicitFunc" in "".join(p.cmdline()[:1])]
+
+
+class Shelf:
+    """A store of runs that are there already; it makes 'new' ones and remembers what they came to."""
+
+    uri = "sqlite:///nowhere"
+
+    def __init__(self, **known):
+        self.known, self.ended = known, {}
+
+    def runs(self, wanted):
+        return {key: self.known[key] for key in wanted if key in self.known}
+
+    def parent(self, *_):
+        return "parent"
+
+    def create(self, *_):
+        return "new"
+
+    def set(self, run_id, status, reason=""):
+        self.ended[run_id] = status, reason
+
+
+def test_what_is_to_do_is_all_but_the_finished_the_longest_first(tiny, place, monkeypatch):
+    """Failed and killed trials are tried again in the runs they have."""
+    trials = [tiny(train__images=8 * n) for n in (1, 2, 3, 4, 5)]
+    states = dict(zip(trials, ("FINISHED", "FAILED", "KILLED", "RUNNING"), strict=False))
+    shelf, asked = Shelf(**{t.id: Run(state.lower(), state, "") for t, state in states.items()}), []
+
+    def tune(todo, runs, store, place, device, view):
+        asked.append([(t.train.images, runs[t.id]) for t in todo])
+        view.end(todo[0].id)
+        view.end(todo[1].id, "loss became nan at step 3")
+
+    monkeypatch.setattr(launch, "cluster", lambda: contextlib.nullcontext("cpu"))
+    monkeypatch.setattr(launch, "_tune", tune)
+    outcome = launch.launch(trials, "test", shelf, place, Console(file=io.StringIO()))
+    assert asked == [[(40, "new"), (32, "running"), (24, "killed"), (16, "failed")]]
+    stopped = "stopped before it was finished"
+    assert shelf.ended["running"] == ("FAILED", "loss became nan at step 3")
+    assert shelf.ended["killed"] == shelf.ended["failed"] == ("KILLED", stopped)
+    assert outcome.parent == "parent" and len(outcome.finished) == 1
 
 
 def test_a_second_driver_is_refused(tmp_path):

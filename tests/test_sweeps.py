@@ -136,6 +136,14 @@ def test_a_forecast_grows_with_what_is_asked(out):
     assert seconds("train.batch=512 model.patch=2")[0]["memory_gb"] > plain[0]["memory_gb"] > 1
 
 
+def test_a_forecast_is_a_line_in_the_gflops():
+    cell = door.expand("smoke", "", "evaluate.samples=2000 evaluate.steps=10 train.images=1000", "")[0]
+    g, images, points = cost(cell).gflops, cell.train.steps * cell.train.batch, len(cell.cadence)
+    training, sampling = images * (0.5 + 2 * g), points * 2000 * 10 * g * 2 / 3  # a forward is a third of a step
+    metrics = estimate.METRIC_SECONDS * points * 2
+    assert estimate.Speed(fixed=0.5, per_gflop=2).seconds(cell) == pytest.approx(training + sampling + metrics)
+
+
 def test_a_machine_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.undo()
     times = iter([(0.01, 0.1), (0.03, 0.2)])
