@@ -7,9 +7,9 @@ import difflib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -34,6 +34,9 @@ SIZES: dict[str, tuple[int, int, int]] = {
 ADDED_LATER: dict[str, Any] = {}
 
 
+T = TypeVar("T")
+
+
 class ConfigError(ValueError):
     """A setting that cannot be: the message names the field, the value and what is allowed."""
 
@@ -45,12 +48,12 @@ class _Settings(BaseModel):
 class Model(_Settings):
     """A Diffusion Transformer's shape. Image side, channels and classes come from the data."""
 
-    backbone: str = "dit"
+    backbone: str = "dit"  # a name in `harness.models.BACKBONES`
     depth: int = Field(gt=0)  # number of transformer blocks
     width: int = Field(gt=0)  # channels of a token
     heads: int = Field(gt=0)
     patch: int = Field(gt=0)  # side of a square patch, in pixels (or latent cells)
-    conditioning: Literal["in-context", "cross-attention", "adaLN", "adaLN-Zero"] = "adaLN-Zero"
+    conditioning: str = "adaLN-Zero"  # a name in `harness.models.conditioning.CONDITIONING`
     mlp_ratio: float = Field(4.0, gt=0)
     learn_sigma: bool = True
 
@@ -76,7 +79,7 @@ class Model(_Settings):
 
 
 class Data(_Settings):
-    dataset: str = "fashion-mnist"
+    dataset: str = "fashion-mnist"  # a name in `harness.data.DATASETS`
     images: int = Field(0, ge=0)  # train on the first this many images; 0 means all of them
     flip: bool = True  # random horizontal flips, the paper's only augmentation
 
@@ -84,7 +87,7 @@ class Data(_Settings):
 class Diffusion(_Settings):
     """The noise schedule (paper section 4; DDPM, arXiv 2006.11239)."""
 
-    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    schedule: str = "linear"  # a name in `harness.diffusion.SCHEDULES`
     timesteps: int = Field(1000, gt=1)
 
 
@@ -114,11 +117,11 @@ class Evaluate(_Settings):
     points: int = Field(3, gt=0)  # evaluations in a run: at images/2^(points-1), ..., images/2, images
     samples: int = Field(50_000, gt=3)  # generated images of each evaluation; precision looks at three neighbours
     reference: int = Field(50_000, gt=3)  # real training images on the other side of the distance
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    sampler: str = "ddpm"  # a name in `harness.diffusion.SAMPLERS`
     steps: int = Field(250, gt=0)  # sampling steps, respaced from the training timesteps
     guidance: float = Field(1.0, ge=0)  # classifier-free guidance scale; 1 is none
     guidance_channels: int = Field(0, ge=0)  # guide the first this many channels (the paper: 3); 0 means all
-    extractor: str = "lite0"
+    extractor: str = "lite0"  # a name in `harness.extractors.EXTRACTORS`
     val_images: int = Field(2_000, gt=0)  # held-out images for val_loss
 
 
@@ -308,9 +311,14 @@ def base(scale: str, size: str | None = None, patch: int = 4) -> dict[str, Any]:
 
 def lookup_scale(scale: str) -> Scale:
     """Raises ConfigError for an unknown scale."""
-    if scale not in SCALES:
-        raise ConfigError(f"unknown scale '{scale}'; allowed: {', '.join(SCALES)}")
-    return SCALES[scale]
+    return choose("scale", scale, SCALES)
+
+
+def choose(field: str, name: str, known: Mapping[str, T]) -> T:
+    """The entry of a registry that a field names. Raises ConfigError listing what the registry holds."""
+    if name not in known:
+        raise ConfigError(f"{field}: unknown {field.split('.')[-1]} '{name}'; allowed: {', '.join(known)}")
+    return known[name]
 
 
 def _listed(values: Iterable[Any], most: int = 24) -> str:

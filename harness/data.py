@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from harness.config import ConfigError
+from harness.config import ConfigError, choose
 
 SPLITS = ("train", "test")
 AGAIN = "delete it and run again, and it will be made anew"
@@ -66,9 +66,7 @@ class Dataset:
 
 def lookup(name: str) -> Dataset:
     """Raises ConfigError for an unknown dataset."""
-    if name not in DATASETS:
-        raise ConfigError(f"data.dataset: unknown dataset '{name}'; allowed: {', '.join(DATASETS)}")
-    return DATASETS[name]
+    return choose("data.dataset", name, DATASETS)
 
 
 def load(name: str, split: str, folder: Path | str) -> Images:

@@ -157,7 +157,7 @@ def bound_term(p: Process, predicted: Tensor, fraction: Tensor, x0: Tensor, x: T
 
 
 def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log of a Gaussian's mass in the 1/255-wide bin around x in [-1, 1], open at both ends (DDPM section 3.3)."""
+    """log of a Gaussian's mass in the 2/255-wide bin around x in [-1, 1], open at both ends (DDPM section 3.3)."""
     inverse = (-log_scale).exp()
 
     def cdf(edge: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config import ConfigError
+from harness.config import ConfigError, choose
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,4 @@ EXTRACTORS = {
 
 def lookup(name: str) -> Extractor:
     """Raises ConfigError for an unknown extractor."""
-    if name not in EXTRACTORS:
-        raise ConfigError(f"evaluate.extractor: unknown extractor '{name}'; allowed: {', '.join(EXTRACTORS)}")
-    return EXTRACTORS[name]
+    return choose("evaluate.extractor", name, EXTRACTORS)

@@ -72,8 +72,10 @@ def launch(trials: list[Trial], sweep: str, store: Store, place: Place, console:
     Raises ConfigError, before any training, if data or extractor cannot be had.
     """
     known = store.runs(t.id for t in trials)
-    parent = store.parent(sweep, [t.id for t in trials])
     todo = [t for t in trials if t.id not in known or known[t.id].status != "FINISHED"]
+    for t in {(t.data, t.evaluate.extractor): t for t in todo}.values():
+        _ = bench(t, place).settings  # data and weights are at hand, before anything is started
+    parent = store.parent(sweep, [t.id for t in trials])
     if not todo:
         return Outcome(parent, [], {})
     todo.sort(key=work, reverse=True)  # the longest first, so that none is left alone at the end

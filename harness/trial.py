@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness import checkpoint, data, extractors, hardware, record
-from harness.config import Trial
+from harness import checkpoint, data, diffusion, extractors, hardware, record
+from harness.config import Trial, choose
 from harness.cost import cost, work
 from harness.evaluate import SPLIT, Bench, Subject, evaluate
 from harness.models import build
@@ -43,6 +43,8 @@ class Place:
 def check(trial: Trial) -> None:
     """Everything of a trial that can be wrong before data are read. Raises ConfigError, one line."""
     cost(trial)
+    choose("diffusion.schedule", trial.diffusion.schedule, diffusion.SCHEDULES)
+    choose("evaluate.sampler", trial.evaluate.sampler, diffusion.SAMPLERS)
     extractors.lookup(trial.evaluate.extractor)
 
 
@@ -115,7 +117,7 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
             sink.log(step.images, metrics)
             send_sheet(sink, sheet, step.images)
             tell(step.images, sum(mark <= step.images for mark in trial.cadence), metrics)
-        if measure or clock.since_save() > CHECKPOINT_SECONDS:
+        if measure or (not window and clock.since_save() > CHECKPOINT_SECONDS):  # only what was found to be finite
             checkpoint.save(place.checkpoint(trial), {"state": state.state_dict(), "trained": clock.trained})
             clock.saved()
         if measure:

@@ -64,6 +64,8 @@ class View:
     def end(self, trial_id: str, reason: str = "") -> None:
         row = self.rows[trial_id]
         row.state, row.reason = ("failed", reason) if reason else ("done", "")
+        if reason:
+            row.work *= row.done  # what is left of it will not be done
         row.done = 1.0
         self._say(f"{row.name}: {'failed: ' + reason if reason else 'done'}")
 

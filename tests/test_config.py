@@ -143,8 +143,8 @@ ERRORS = {
     "not positive": ("train.batch=0", "train.batch: '0': input should be greater than 0"),
     "infinite": ("train.lr=inf", "train.lr: 'inf': input should be a finite number"),
     "not a choice": (
-        "model.conditioning=film",
-        "model.conditioning: 'film': input should be 'in-context', 'cross-attention', 'adaLN' or 'adaLN-Zero'",
+        "train.precision=fp8",
+        "train.precision: 'fp8': input should be 'auto', 'bf16' or 'fp32'",
     ),
     "size": ("model.size=M", "model.size: unknown size 'M'; allowed: 1x64, "),
     "heads": ("model.heads=5", "model: heads=5 does not divide width=384; allowed: 1, 2, 3, 4, 6, 8, "),

@@ -1,14 +1,13 @@
 """Diffusion: schedules, samplers and the bound, against diffusers, torch.distributions and data with known answers."""
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from harness import config, diffusion
+from harness import diffusion
 from harness.diffusion import SAMPLERS, SCHEDULES, add_noise, guided, process, sample, training_loss
 
 LENGTHS = (1000, 250, 10, 2)
@@ -25,11 +24,6 @@ def batch(n=6, seed=0, steps=1000):
 
 
 # Schedules
-
-
-def test_the_config_allows_the_names_there_are():
-    assert set(get_args(config.Diffusion.model_fields["schedule"].annotation)) == set(SCHEDULES)
-    assert set(get_args(config.Evaluate.model_fields["sampler"].annotation)) == set(SAMPLERS)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_probe_is_a_real_training_step():
 
 BAD = {
     "sweep": (["sises"], "unknown sweep 'sises'; allowed: conditioning, depth_width, sizes, smoke"),
-    "scale": (["sizes", "--scale", "huge"], "unknown scale 'huge'; allowed: smoke, cpu, gpu, paper"),
+    "scale": (["sizes", "--scale", "huge"], "scale: unknown scale 'huge'; allowed: smoke, cpu, gpu, paper"),
     "size": (["sizes", "--set", "model.size=M"], "model.size: unknown size 'M'; allowed: "),
     "conditioning": (["sizes", "--set", "model.conditioning=film"], "model.conditioning: 'film': "),
     "extractor": (["sizes", "--extractor", "vgg"], "unknown extractor 'vgg'; allowed: lite0, inception"),

@@ -9,11 +9,11 @@ from PIL import Image
 from safetensors.torch import load as load_weights
 
 from harness import data, hardware, record, trial
-from harness.config import ConfigError, Trial
+from harness.config import ConfigError, Trial, base, make
 from harness.models import build
 from harness.tracking import Memory, Null
 from harness.train import Diverged, State
-from harness.trial import run
+from harness.trial import check, run
 
 
 @pytest.fixture(autouse=True)
@@ -200,3 +200,19 @@ def test_arithmetic_is_what_is_asked_for():
     assert hardware.arithmetic("bf16", "cpu") == torch.bfloat16
     assert hardware.arithmetic("auto", "cpu") in (torch.float32, torch.bfloat16)
     assert not hardware.compile_pays(10, "cpu") and hardware.compile_pays(10, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("model.backbone", "dit"),
+        ("model.conditioning", "in-context, cross-attention, adaLN, adaLN-Zero"),
+        ("diffusion.schedule", "linear, scaled_linear, cosine"),
+        ("evaluate.sampler", "ddpm, ddim"),
+        ("evaluate.extractor", "lite0, inception"),
+    ],
+)
+def test_a_name_that_no_registry_holds_is_refused_before_data_are_read(field, allowed):
+    cell = make(base("cpu") | {field: "none-such"})
+    with pytest.raises(ConfigError, match=f"^{field}: unknown {field.split('.')[1]} 'none-such'; allowed: {allowed}$"):
+        check(cell)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from harness.config import ConfigError, Model
+from harness.config import Model, choose
 
 from .dit import DiT
 
@@ -15,13 +15,9 @@ def build(model: Model, channels: int, side: int, classes: int, seed: int | None
     """The backbone a config names, initialised from `seed`, in fp32 on the current default device.
 
     With `seed=None` the weights are left as they are, for the meta device or for weights to be loaded.
-    Raises ConfigError for an unknown backbone or a patch that does not divide the side.
+    Raises ConfigError for an unknown backbone or conditioning, or a patch that does not divide the side.
     """
-    if model.backbone not in BACKBONES:
-        raise ConfigError(f"model.backbone: unknown backbone '{model.backbone}'; allowed: {', '.join(BACKBONES)}")
-    try:
-        with torch.random.fork_rng(devices=[]):  # layers draw throw-away weights when made; leave the global stream be
-            net = BACKBONES[model.backbone](model, channels, side, classes)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    backbone = choose("model.backbone", model.backbone, BACKBONES)
+    with torch.random.fork_rng(devices=[]):  # layers draw throw-away weights when made; leave the global stream be
+        net = backbone(model, channels, side, classes)
     return net if seed is None else net.initialise(seed)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from harness.config import Model
+from harness.config import ConfigError, Model, choose
 
 from .conditioning import CONDITIONING
 from .layers import LabelEmbedder, TimestepEmbedder, patchify, positions, unpatchify
@@ -13,7 +13,7 @@ class DiT(nn.Module):
     """Predicts the noise, and with `learn_sigma` the covariance, of a noised image: forward(x, t, y) -> (N, K, S, S).
 
     Args: model, its shape; channels C, side S and classes of the data; label `classes` is the null class.
-    Raises ValueError if the patch does not divide the side.
+    Raises ConfigError for an unknown conditioning or a patch that does not divide the side.
     """
 
     def __init__(self, model: Model, channels: int, side: int, classes: int):
@@ -21,7 +21,7 @@ class DiT(nn.Module):
         check_patch(model.patch, side)
         self.patch, self.width = model.patch, model.width
         out = channels * (2 if model.learn_sigma else 1)  # K
-        self.conditioning = CONDITIONING[model.conditioning]
+        self.conditioning = choose("model.conditioning", model.conditioning, CONDITIONING)
         self.embed = nn.Linear(model.patch**2 * channels, model.width)
         self.time = TimestepEmbedder(model.width)
         self.label = LabelEmbedder(classes, model.width)
@@ -56,7 +56,7 @@ class DiT(nn.Module):
 
 
 def check_patch(patch: int, side: int) -> None:
-    """Raises ValueError if the patch does not divide the side."""
+    """Raises ConfigError if the patch does not divide the side."""
     if side % patch:
         fit = ", ".join(str(p) for p in range(1, side + 1) if side % p == 0)
-        raise ValueError(f"model.patch: {patch} does not divide the side {side}; allowed: {fit}")
+        raise ConfigError(f"model.patch: {patch} does not divide the side {side}; allowed: {fit}")
