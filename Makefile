@@ -57,6 +57,7 @@ ui: $(STAMP) ## the MLflow UI on what has been run, at 127.0.0.1:PORT
 	      store="sqlite:///$$(cd "$(OUT)" && pwd)/mlflow.db" ;; \
 	esac; \
 	echo "MLflow at http://127.0.0.1:$(PORT) on $$store; Ctrl-C ends it" >&2; \
+	$(RUN) sweeps links "http://127.0.0.1:$(PORT)" --out "$(OUT)" >&2; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
 	  exec $(RUN) mlflow server --workers 1 --host 127.0.0.1 --port "$(PORT)" --backend-store-uri "$$store"
 

@@ -109,4 +109,4 @@ def _correlation(cells: pd.DataFrame) -> fit.Correlation:
 def _law(cells: pd.DataFrame) -> str:
     law = fit.power_law(cells["model.gflops"], cells["fid"])
     bounds = "" if np.isnan(law.b_low) else f" ({law.b_low:.2f} to {law.b_high:.2f})"
-    return f"{10**law.a:.3g} × Gflops^{law.b:.2f}{bounds}, R² {law.r2:.2f}, n {law.n}"
+    return f"{words.power(law)}{bounds}, R² {law.r2:.2f}, n {law.n}"

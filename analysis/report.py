@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis import claims, frames, pull, words
 from analysis.figures import FIGURES, style
-from harness.record import TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
+from harness.record import TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASON, TAG_SWEEP
 
 TRACKING = "MLFLOW_TRACKING_URI"  # environment variable of the tracking store
 DATABASE = "mlflow.db"  # in the output folder, where no tracking store is named
@@ -120,8 +120,9 @@ def _versions(runs: pd.DataFrame) -> str:
     """The tags that all runs share: commit, library versions, whatever the harness adds."""
     tags = [json.loads(text) for text in runs["tags"].dropna()]
     shared = set.intersection(*({(k, str(v)) for k, v in each.items()} for each in tags)) if tags else set()
-    contract = (TAG_ID, TAG_KIND, TAG_SWEEP, TAG_REASON)
-    return ", ".join(f"{name} {value}" for name, value in sorted(shared) if name not in contract and len(value) <= 60)
+    contract = (TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON)
+    told = [(name.removeprefix("version."), value) for name, value in shared if name not in contract]
+    return ", ".join(f"{name} {value}" for name, value in sorted(told) if len(value) <= 60)
 
 
 def redraw(source: Path, sweep: str, folder: str | Path) -> Path:

@@ -79,6 +79,11 @@ def interval(low: float, high: float, digits: int = 2) -> str:
     return "too few models for an interval" if low != low else f"95 % interval {low:.{digits}f} to {high:.{digits}f}"
 
 
+def power(law: fit.PowerLaw) -> str:
+    """`1,060 × Gflops^-0.17`."""
+    return f"{plain(float(f'{10**law.a:.3g}'))} × Gflops^{law.b:.2f}"
+
+
 def pairs(found: tuple[fit.Pair, ...]) -> str:
     """` Not so for 2x96/8 (2,142) and 3x128/8 (2,200).`: the pairs that go the other way; empty if none does."""
     wrong = [pair for pair in found if not pair.held]

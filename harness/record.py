@@ -10,6 +10,7 @@ from typing import Literal
 TAG_ID = "trial_id"  # MLflow tag: the trial's content hash
 TAG_SWEEP = "sweep"  # MLflow tag: the sweep that made the run
 TAG_KIND = "kind"  # MLflow tag: "trial" or "sweep" (the parent run that holds the report)
+TAG_PARENT = "sweep_run"  # MLflow tag of a trial's run: the id of the sweep's own run
 TAG_REASON = "failure"  # MLflow tag on a failed run: the step and the reason
 CELLS = "cells.json"  # artifact of a sweep's parent run: the trial ids of its last launch, in order
 SAMPLES = "samples"  # artifact folder of a trial: one PNG grid per evaluation, named by images seen

@@ -106,6 +106,10 @@ class Store:
         where = (self.out / "artifacts" / sweep).resolve().as_uri() if local else None
         return self.client.create_experiment(sweep, artifact_location=where)
 
+    def experiments(self) -> dict[str, str]:
+        """Sweep -> experiment id, of the experiments that hold something."""
+        return {e.name: e.experiment_id for e in self.client.search_experiments() if e.name != "Default"}
+
     def parent(self, sweep: str, cells: list[str]) -> str:
         """The run that stands for the sweep and holds its report; told which trials belong to it now."""
         experiment = self.experiment(sweep)
@@ -141,8 +145,9 @@ class Store:
         """A scheduled run for a trial, with its settings and facts as params; returns its id."""
         from mlflow.entities import Param
 
+        # Not mlflow.parentRunId: the UI folds a parent's runs away, and its charts then show none of them.
         tags = {
-            record.TAG_KIND: "trial", record.TAG_ID: trial.id, record.TAG_SWEEP: sweep, "mlflow.parentRunId": parent,
+            record.TAG_KIND: "trial", record.TAG_ID: trial.id, record.TAG_SWEEP: sweep, record.TAG_PARENT: parent,
         }  # fmt: skip
         run_id = self.client.create_run(self.experiment(sweep), run_name=trial.name, tags=tags).info.run_id
         params = flatten(trial) | params

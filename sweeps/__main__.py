@@ -194,6 +194,17 @@ def status(
         print(f"{state:8} {cell.id}  {cell.name}{f'  ({reason})' if reason else ''}")
 
 
+@app.command()
+@plain_errors
+def links(address: Annotated[str, typer.Argument(help="of the MLflow UI")], out: Out = Path("runs")) -> None:
+    """Where in the MLflow UI each sweep's charts are: its own front page is about language models."""
+    from harness.tracking import Store, default_uri
+
+    for name, experiment in sorted(Store(default_uri(out), out).experiments().items()):
+        page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        print(f"{name:14} {address}/{page}")
+
+
 WORDS = {"FINISHED": "done", "FAILED": "failed", "KILLED": "to do", "RUNNING": "running", "SCHEDULED": "to do"}
 
 

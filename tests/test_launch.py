@@ -70,7 +70,7 @@ class TestStudy:
         run = store.client.get_run(runs[trials[0].id].run_id)
         assert run.data.metrics.keys() == record.METRICS.keys()
         assert record.PARAMS.keys() <= run.data.params.keys()
-        assert run.data.tags["mlflow.parentRunId"] == outcome.parent and run.data.tags["version.ray"]
+        assert run.data.tags[record.TAG_PARENT] == outcome.parent and run.data.tags["version.ray"]
         assert store.client.get_metric_history(run.info.run_id, "fid")[0].step == 96
         files = [file.path for folder in (record.WEIGHTS, record.SAMPLES)
                  for file in store.client.list_artifacts(run.info.run_id, folder)]  # fmt: skip

@@ -76,7 +76,7 @@ def test_a_run_is_named_as_people_say_it_and_holds_every_setting(store, sweep):
     assert run.info.run_name == "DiT-B/4 adaLN-Zero seed 3" and run.info.status == "SCHEDULED"
     assert run.data.params == {name: str(value) for name, value in flatten(cell).items()} | {"model.gflops": "5.5"}
     assert run.data.tags[record.TAG_ID] == cell.id and run.data.tags[record.TAG_KIND] == "trial"
-    assert run.data.tags["mlflow.parentRunId"] == store.parent(sweep, [cell.id])
+    assert run.data.tags[record.TAG_PARENT] == store.parent(sweep, [cell.id])
 
 
 def test_a_run_s_states_and_the_reason_of_its_failure(store, sweep):

@@ -44,7 +44,7 @@ def caption_fid_vs_gflops(frame: pd.DataFrame) -> str:
     return (
         f"The paper finds a Pearson correlation of {paper.PEARSON} between log10 Gflops and FID over twelve models. "
         f"Here: {r.r:.2f} over {r.n} ({words.interval(r.low, r.high)}, bootstrap over models), {sign}. "
-        f"Dashed: the power law FID = {10**law.a:.3g} × Gflops^{law.b:.2f} ({words.interval(law.b_low, law.b_high)} "
+        f"Dashed: the power law FID = {words.power(law)} ({words.interval(law.b_low, law.b_high)} "
         f"for the exponent, R² of log FID {law.r2:.2f}). "
         + ("Open circles: the paper's models." if words.comparable(frame) else _APART)
     )
