@@ -166,7 +166,7 @@ BAD = {
     "sweep": (["sises"], "unknown sweep 'sises'; allowed: conditioning, depth_width, sizes, smoke"),
     "scale": (["sizes", "--scale", "huge"], "scale: unknown scale 'huge'; allowed: smoke, cpu, gpu, paper"),
     "size": (["sizes", "--set", "model.size=M"], "model.size: unknown size 'M'; allowed: "),
-    "conditioning": (["sizes", "--set", "model.conditioning=film"], "model.conditioning: 'film': "),
+    "conditioning": (["sizes", "--set", "model.conditioning=film"], "unknown conditioning 'film'; allowed: in-"),
     "extractor": (["sizes", "--extractor", "vgg"], "unknown extractor 'vgg'; allowed: lite0, inception"),
     "dataset": (["sizes", "--set", "data.dataset=mnist"], "unknown dataset 'mnist'; allowed: fashion-mnist, "),
     "backbone": (["sizes", "--set", "model.backbone=unet"], "unknown backbone 'unet'; allowed: dit"),
