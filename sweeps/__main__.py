@@ -155,11 +155,9 @@ def run(
         store = Store(default_uri(place.out), place.out)
         outcome = launch(cells, sweep, store, place, console)
         done = len(cells) - len(outcome.failed)
-        console.print(
-            f"{sweep}: {done} of {len(cells)} trials done"
-            + (f", {len(outcome.finished)} of them now" if outcome.finished else ", nothing left to train"),
-            highlight=False,
-        )
+        now = f", {len(outcome.finished)} of them now" if outcome.finished else ""
+        left = ", the same command goes on with the rest" if outcome.failed else ", nothing left to train"
+        console.print(f"{sweep}: {done} of {len(cells)} trials done{now}{left}", highlight=False)
         for name, reason in outcome.failed.items():
             console.print(f"failed: {name}: {reason}", style="red", highlight=False, markup=False)
         if done:
