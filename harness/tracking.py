@@ -10,6 +10,7 @@ import os
 import platform
 import sqlite3
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -113,14 +114,25 @@ class Store:
     def parent(self, sweep: str, cells: list[str]) -> str:
         """The run that stands for the sweep and holds its report; told which trials belong to it now."""
         experiment = self.experiment(sweep)
-        found = self.client.search_runs([experiment], f"tags.{record.TAG_KIND} = 'sweep'", max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-        else:
+        run_id = self._parent(experiment)
+        if run_id is None:
             tags = {record.TAG_KIND: "sweep", record.TAG_SWEEP: sweep}
             run_id = self.client.create_run(experiment, run_name=f"{sweep} (report)", tags=tags).info.run_id
         self.client.log_text(run_id, json.dumps(cells), record.CELLS)
         return run_id
+
+    def _parent(self, experiment: str) -> str | None:
+        found = self.client.search_runs([experiment], f"tags.{record.TAG_KIND} = 'sweep'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def cells(self, sweep: str) -> list[str]:
+        """The trial ids of the sweep's last launch, in order; none if it was never launched."""
+        experiment = self.client.get_experiment_by_name(sweep)
+        parent = self._parent(experiment.experiment_id) if experiment else None
+        if parent is None or not any(item.path == record.CELLS for item in self.client.list_artifacts(parent)):
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            return json.loads(Path(self.client.download_artifacts(parent, record.CELLS, folder)).read_text())
 
     def runs(self, wanted: Iterable[str]) -> dict[str, Run]:
         """The best run of each trial id that has one, over all experiments: finished before newest."""
@@ -200,6 +212,7 @@ def default_uri(out: Path) -> str:
 def _client(uri: str):
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import logging
 
     from mlflow import MlflowClient

@@ -47,6 +47,7 @@ class State:
             buffer.data = buffer.data.to(dtype)
         for p, w, g in zip(parameters, self._views(self.weights), self._views(self.gradient), strict=True):
             p.data, p.grad = w, g
+        self.master.grad = torch.empty_like(self.master)
         config = trial.train
         self.optimiser = torch.optim.AdamW(
             [self.master], lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay,
@@ -59,7 +60,7 @@ class State:
 
     def update(self) -> None:
         """One AdamW update from the gradient the backward pass left, then EMA and the cast to the model's weights."""
-        self.master.grad = self.gradient.float()
+        self.master.grad.copy_(self.gradient)
         self.optimiser.step()
         self.images += self.train.batch
         self.ema.lerp_(self.master, 1 - ema_decay(self.train.ema_std, self.train.ema_decay, self.step))

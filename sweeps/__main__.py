@@ -17,6 +17,9 @@ from rich.table import Table
 import sweeps
 from harness.config import ConfigError, Trial, lookup_scale, override
 
+GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under Windows
+SHOWN = 200  # trials a plan's table shows; its JSON has all
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Name = Annotated[str, typer.Argument(help="the sweep: a file of this folder")]
@@ -32,23 +35,30 @@ def names() -> list[str]:
 
 
 def expand(sweep: str, scale: str, settings: str, extractor: str) -> list[Trial]:
-    """The cells of a sweep. Raises ConfigError for whatever is unknown or cannot be built."""
+    """The cells of a sweep. Raises ConfigError for an unknown sweep, scale or override, or a value out of range."""
     if sweep not in names():
         raise ConfigError(f"unknown sweep '{sweep}'; allowed: {', '.join(names())}")
-    from harness.trial import check
-
     scale = scale or default_scale()
     lookup_scale(scale)
     chosen = importlib.import_module(f"sweeps.{sweep}").trials(scale)
     if extractor:
         settings = f"{settings} evaluate.extractor={extractor}"
-    cells = override(chosen, settings)
+    return override(chosen, settings)
+
+
+def checked(cells: list[Trial]) -> list[Trial]:
+    """The cells, all of which can be built. Raises ConfigError for the first that cannot."""
+    from harness.trial import check
+
     for cell in cells:
         check(cell)
     return cells
 
 
 def default_scale() -> str:
+    """`gpu` where torch has one to compute on. A machine without a GPU's device node is spared importing torch."""
+    if sys.platform == "linux" and not any(map(os.path.exists, GPU_NODES)):
+        return "cpu"
     from harness import hardware
 
     return "gpu" if hardware.device() == "cuda" else "cpu"
@@ -89,7 +99,7 @@ def plan(
     """What would be run, and what it costs, before spending any."""
     if form not in ("table", "json"):
         raise ConfigError(f"--format: unknown format '{form}'; allowed: table, json")
-    cells = expand(sweep, scale, settings, extractor)
+    cells = checked(expand(sweep, scale, settings, extractor))
     from harness import estimate, hardware
     from harness.cost import cost
 
@@ -108,7 +118,7 @@ def plan(
             "status": known.get(cell.id, ("to do", ""))[0],
         })  # fmt: skip
     if form == "json":
-        print(json.dumps(rows, indent=1))
+        print("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")  # a line a trial: `indent` would be far slower
         return
     show_plan(sweep, rows, workers(device))
 
@@ -120,13 +130,15 @@ def show_plan(sweep: str, rows: list[dict], at_once: int) -> None:
     table.add_column("trial", no_wrap=True)
     for name in ("tokens", "params M", "Gflops", "train Gflops", "images", "time", "GB", "status"):
         table.add_column(name, justify="right")
-    for r in rows:
+    for r in rows[:SHOWN]:
         table.add_row(
             r["name"], f"{r['tokens']}", f"{r['params_m']:.2f}", f"{r['gflops']:.4g}", f"{r['train_gflops']:.3g}",
             f"{r['images']:,}", clock(r["seconds"]), f"{r['memory_gb']:.1f}", r["status"],
         )  # fmt: skip
     console = Console(width=max(120, Console().width))
     console.print(table, highlight=False)
+    if len(rows) > SHOWN:
+        console.print(f"... and {len(rows) - SHOWN:,} more; FORMAT=json lists them all", highlight=False)
     left = [r for r in rows if r["status"] != "done"]
     wall = max([sum(r["seconds"] for r in left) / at_once, *(r["seconds"] for r in left)]) if left else 0
     console.print(
@@ -145,37 +157,51 @@ def run(
 ) -> None:  # fmt: skip
     """Run what is not yet done, then write the report. Ends non-zero if a trial failed."""
     cells = expand(sweep, scale, settings, extractor)
+    console = Console(file=sys.stdout)  # held: Tune prints to sys.stdout, which is silenced meanwhile
+    page = out / "reports" / sweep / "report.html"
+    if page.exists() and complete(sweep, cells, out):  # the usual case of a repeated command: no torch, no Ray
+        say_end(console, sweep, len(cells), [], {}, page)
+        return
     from harness.launch import launch, only_driver
     from harness.tracking import Store, default_uri
     from harness.trial import Place
 
-    console = Console(file=sys.stdout)  # held: Tune prints to sys.stdout, which is silenced meanwhile
+    checked(cells)
     place = Place(data.resolve(), out.resolve())
     with only_driver(place.out):
         store = Store(default_uri(place.out), place.out)
         outcome = launch(cells, sweep, store, place, console)
         done = len(cells) - len(outcome.failed)
-        now = f", {len(outcome.finished)} of them now" if outcome.finished else ""
-        left = ", the same command goes on with the rest" if outcome.failed else ", nothing left to train"
-        console.print(f"{sweep}: {done} of {len(cells)} trials done{now}{left}", highlight=False)
-        for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", highlight=False, markup=False)
         if done:
-            page = report(sweep, store, place.out, outcome)
-            console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
+            from analysis.report import write
+
+            store.attach(outcome.parent, write(store.uri, sweep, place.out))
+        say_end(console, sweep, len(cells), outcome.finished, outcome.failed, page if done else None)
     if outcome.failed:
         raise typer.Exit(1)
 
 
-def report(sweep: str, store: Any, out: Path, outcome: Any) -> Path:
-    """Draw the sweep's report, unless it lies there and nothing has changed, and keep it on the sweep's parent run."""
-    from analysis.report import write
+def complete(sweep: str, cells: list[Trial], out: Path) -> bool:
+    """Is every cell finished, and were they the cells of the sweep's last launch, which its report shows?"""
+    known = statuses(cells, out)
+    if any(known.get(cell.id, ("to do",))[0] != "done" for cell in cells):
+        return False
+    from harness.tracking import Store, default_uri
 
-    page = out / "reports" / sweep / "report.html"
-    if outcome.finished or outcome.failed or not page.exists():
-        page = write(store.uri, sweep, out)
-        store.attach(outcome.parent, page)
-    return page
+    return Store(default_uri(out), out).cells(sweep) == [cell.id for cell in cells]
+
+
+def say_end(
+    console: Console, sweep: str, cells: int, now: list[str], failed: dict[str, str], page: Path | None
+) -> None:
+    """The last lines of a run: what was done, what failed and why, where the report is."""
+    newly = f", {len(now)} of them now" if now else ""
+    left = "the same command goes on with the rest" if failed else "nothing left to train"
+    console.print(f"{sweep}: {cells - len(failed)} of {cells} trials done{newly}, {left}", highlight=False)
+    for name, reason in failed.items():
+        console.print(f"failed: {name}: {reason}", style="red", highlight=False, markup=False)
+    if page:
+        console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -185,7 +211,7 @@ def status(
     out: Out = Path("runs"), data: Data = Path("data"),
 ) -> None:  # fmt: skip
     """Which trials are done, running, failed or to do."""
-    cells = expand(sweep, scale, settings, extractor)
+    cells = checked(expand(sweep, scale, settings, extractor))
     known = statuses(cells, out)
     for cell in cells:
         state, reason = known.get(cell.id, ("to do", ""))

@@ -8,7 +8,7 @@ from torch import nn
 from harness.config import ConfigError, Model
 from harness.models import BACKBONES, build
 from harness.models.conditioning import CONDITIONING
-from harness.models.layers import CrossAttention, SelfAttention, attend, patchify, positions, unpatchify
+from harness.models.layers import GELU, CrossAttention, SelfAttention, attend, patchify, positions, unpatchify
 
 SIDE, CLASSES = 8, 5
 PATCHES = [p for p in range(1, SIDE + 1) if SIDE % p == 0]
@@ -207,6 +207,26 @@ def test_an_unknown_backbone_is_refused():
 
 
 # Against other people's implementations
+
+
+def test_gelu_is_the_tanh_form_and_its_bf16_shortcut_rounds_alike():
+    x = torch.linspace(-8, 8, 100_001)
+    tanh = F.gelu(x, approximate="tanh")
+    assert torch.equal(GELU()(x), tanh)
+    short, plain = GELU()(x.bfloat16()).float(), F.gelu(x.bfloat16(), approximate="tanh").float()
+    assert (short - plain).abs().max() <= 2**-6  # one bf16 step of values up to 4: never more than the last digit
+    off = (F.gelu(x.double()) - F.gelu(x.double(), approximate="tanh")).abs()
+    assert 4e-4 < off.max() < 5e-4  # as its comment says
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_bf16_lies_on_fp32_within_its_rounding(conditioning):
+    net = stirred(made(conditioning=conditioning))
+    x, t, y = inputs()
+    plain = net(x, t, y)
+    fast = made(conditioning=conditioning, seed=None).to(torch.bfloat16)
+    fast.load_state_dict(net.state_dict())
+    assert (fast(x, t, y).float() - plain).norm() < 0.03 * plain.norm()
 
 
 @pytest.mark.parametrize("context", [9, 2])

@@ -13,7 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from harness import estimate, launch, tracking, trial
+import analysis.report
+from harness import estimate, hardware, launch, tracking, trial
 from harness.config import SCALES, base, make
 from harness.cost import cost
 from sweeps import __main__ as door
@@ -222,6 +223,8 @@ class NoStore:
     def parent(self, *_):
         return "parent"
 
+    def attach(self, *_): ...
+
 
 @pytest.fixture
 def storeless(monkeypatch):
@@ -268,8 +271,88 @@ def test_inception_without_its_weights_is_one_line(tiny, out, tmp_path, storeles
 )  # fmt: skip
 def test_the_end_of_a_run_is_a_summary_and_an_exit_code(out, storeless, monkeypatch, finished, failed, code, words):
     monkeypatch.setattr(launch, "launch", lambda *_: launch.Outcome("parent", finished, failed))
-    monkeypatch.setattr(door, "report", lambda *_: out / "report.html")
+    monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
     done = call(out, "run", "smoke")
     assert done.exit_code == code
     assert all(word in done.stdout for word in words)
     assert ("report: " in done.stdout) == ("report: " in words)
+
+
+FINISHED = """
+import sys
+from harness import tracking
+from harness.tracking import Run
+from sweeps import __main__ as door
+
+class Done:
+    uri = "sqlite:///somewhere"
+    def __init__(self, *_): ...
+    def runs(self, ids): return {i: Run(i, "FINISHED", "") for i in ids}
+    def cells(self, sweep): return [cell.id for cell in door.expand(sweep, "smoke", "", "")]
+
+tracking.Store = Done
+try:
+    door.app(["run", "smoke", "--scale", "smoke", "--out", sys.argv[1]])
+finally:
+    print(sorted({"torch", "ray", "pandas", "analysis.report"} & set(sys.modules)))
+"""
+
+
+def test_a_finished_sweep_is_found_without_importing_what_trains(out):
+    page = out / "reports" / "smoke" / "report.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    (out / "mlflow.db").touch()
+    done = subprocess.run([sys.executable, "-c", FINISHED, str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert "smoke: 4 of 4 trials done, nothing left to train" in done.stdout and "report: " in done.stdout
+    assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "page", "whole"),
+    [
+        ("FINISHED", ["a", "b"], True, True),
+        ("FAILED", ["a", "b"], True, False),
+        ("FINISHED", ["a"], True, False),
+        ("FINISHED", ["a", "b"], False, False),
+    ],
+    ids=["all there", "one failed", "other cells", "no report"],
+)
+def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatch, state, last, page, whole):
+    cells = door.expand("smoke", "smoke", "", "")[:2]
+    names = dict(zip("ab", (cell.id for cell in cells), strict=True))
+    runs = {names["a"]: tracking.Run("1", "FINISHED", ""), names["b"]: tracking.Run("2", state, "")}
+
+    class Known(NoStore):
+        def runs(self, _):
+            return runs
+
+        def cells(self, _):
+            return [names[n] for n in last]
+
+    monkeypatch.setattr(tracking, "Store", Known)
+    monkeypatch.setattr(door, "expand", lambda *_: cells)
+    launched = []
+    monkeypatch.setattr(launch, "launch", lambda *a: launched.append(a) or launch.Outcome("parent", [], {}))
+    monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
+    file = out / "reports" / "smoke" / "report.html"
+    file.parent.mkdir(parents=True)
+    (out / "mlflow.db").touch()
+    if page:
+        file.touch()
+    assert call(out, "run", "smoke").exit_code == 0
+    assert bool(launched) != whole
+
+
+@pytest.mark.parametrize(("node", "scale"), [(True, "gpu"), (False, "cpu")])
+def test_the_default_scale_is_what_the_machine_has(monkeypatch, tmp_path, node, scale):
+    monkeypatch.setattr(door, "GPU_NODES", (str(tmp_path if node else tmp_path / "none"),))
+    monkeypatch.setattr(hardware, "device", lambda: "cuda")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert door.default_scale() == scale
+
+
+def test_a_plan_of_thousands_shows_the_first_and_counts_the_rest(out):
+    done = call(out, "plan", "sizes", "--scale", "cpu", "--set", "seeds=100")
+    assert done.exit_code == 0 and "... and 1,000 more; FORMAT=json lists them all" in done.stdout
+    assert "0 done, 1200 to do" in done.stdout

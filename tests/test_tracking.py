@@ -54,8 +54,10 @@ def test_an_experiment_is_made_once_with_its_files_in_the_output_folder(store, s
 
 
 def test_a_sweep_has_one_parent_that_knows_its_cells(store, sweep, tmp_path):
+    assert store.cells(sweep) == []
     first = store.parent(sweep, ["a", "b"])
     assert store.parent(sweep, ["b", "c"]) == first
+    assert store.cells(sweep) == ["b", "c"]
     run = store.client.get_run(first)
     assert run.data.tags[record.TAG_KIND] == "sweep" and run.data.tags[record.TAG_SWEEP] == sweep
     file = store.client.download_artifacts(first, record.CELLS, str(tmp_path))

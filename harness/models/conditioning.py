@@ -18,7 +18,7 @@ def norm(width: int, affine: bool) -> nn.LayerNorm:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (N, T, D), shift and scale (N, 1, D) -> (N, T, D)."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)  # (N, T, D), one pass and one rounding
 
 
 class PlainHead(nn.Module):
@@ -113,8 +113,8 @@ class AdaLNZeroBlock(AdaLNBlock):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)[:, None].chunk(6, dim=-1)  # (N, 1, D) each
-        x = x + gate1 * self.attention(modulate(self.norm(x), shift1, scale1))  # (N, T, D)
-        return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))  # (N, T, D)
+        x = torch.addcmul(x, gate1, self.attention(modulate(self.norm(x), shift1, scale1)))  # (N, T, D)
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm(x), shift2, scale2)))  # (N, T, D)
 
 
 class AdaLNZero:

@@ -89,12 +89,24 @@ class CrossAttention(nn.Module):
         return self.out(x)  # (N, T, D)
 
 
+class GELU(nn.Module):
+    """GELU in its tanh form, as in the paper's implementation.
+
+    In bf16 on a CPU it is the exact form that the tanh form approximates: they differ by less than 5e-4, under half
+    of a bf16 step from 0.13 up, and the exact one has a kernel that is four times faster there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        return F.gelu(x, approximate="none" if exact else "tanh")
+
+
 class Mlp(nn.Sequential):
-    """The transformer's pointwise feed-forward layer, GELU in its tanh form."""
+    """The transformer's pointwise feed-forward layer."""
 
     def __init__(self, width: int, ratio: float):
         hidden = int(width * ratio)
-        super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        super().__init__(nn.Linear(width, hidden), GELU(), nn.Linear(hidden, width))
 
 
 class TimestepEmbedder(nn.Module):
