@@ -280,7 +280,7 @@ SCALES: dict[str, Scale] = {
         about="a real study on a laptop: all of Fashion-MNIST, models of 0.003 to 0.64 Gflops",
         ladder=("2x80", "3x112", "3x160", "4x208"),
         fields={
-            "train.images": 32_768, "train.batch": 16, "train.lr": 2e-3,
+            "train.images": 40_960, "train.batch": 16, "train.lr": 2e-3, "train.beta2": 0.99,
             "evaluate.samples": 1_000, "evaluate.reference": 5_000, "evaluate.sampler": "ddim", "evaluate.steps": 10,
         },
     ),

@@ -142,7 +142,9 @@ def draw(data: Images, trial: Trial, images: int, timesteps: int, null: int, dev
     """The batch after `images` seen: x0 (N, C, S, S) in [-1, 1], y (N,), index (N,), noise (N, C, S, S)."""
     n, seed = trial.train.batch, trial.seed
     rng = generator(device, "batch", seed, images)
-    chosen = batch_indices(seed, images, n, len(data.labels)).to(data.images.device)
+    chosen = batch_indices(seed, images, n, len(data.labels))
+    if data.images.is_cuda:
+        chosen = chosen.pin_memory().to(data.images.device, non_blocking=True)  # or the host would wait for the copy
     x0 = normalise(data.images[chosen].to(device, non_blocking=True))
     y = data.labels[chosen].to(device, non_blocking=True)
     if trial.data.flip:

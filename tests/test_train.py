@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import checkpoint, data, diffusion
 from harness.models import build
@@ -62,6 +63,25 @@ def test_a_step_says_what_was_done(tiny, images, learn_sigma):
     for step in done:
         assert (step.vb is None) == (not learn_sigma)
         assert step.loss.item() == pytest.approx((step.mse + (step.vb or 0)).item(), rel=1e-6)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on whatever would make the host wait for a GPU's answer."""
+
+    asking = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique2"}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket.__name__ not in self.asking, f"{function} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_never_waits_for_the_device(tiny, images, dtype):
+    trial = tiny(train__images=32)
+    with NoWaiting():
+        done = train(made(trial, dtype), trial, images, 3)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            done[0].loss.item()
 
 
 def test_the_loss_of_a_step_is_that_of_its_batch_before_the_update(tiny, images):
