@@ -68,7 +68,7 @@ def test_a_step_says_what_was_done(tiny, images, learn_sigma):
 class NoWaiting(TorchDispatchMode):
     """Fails on whatever would make the host wait for a GPU's answer."""
 
-    asking = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique2"}
+    asking = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique2")
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         assert function.overloadpacket.__name__ not in self.asking, f"{function} waits for the device"
