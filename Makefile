@@ -6,6 +6,12 @@ SWEEP     ?=
 SCALE     ?=
 SET       ?=
 FORMAT    ?=
+RUN       ?=
+TO        ?=
+AUTOENCODER ?=
+SOURCE    ?=
+NAME      ?=
+SIDE      ?=
 EXTRACTOR ?=
 OUT       ?= runs
 DATA      ?= data
@@ -15,7 +21,7 @@ PYTHON    ?= python3
 VENV      := .venv
 STAMP     := $(VENV)/.installed
 LOG       := $(VENV)/install.log
-RUN        = $(VENV)/bin/python -m
+PY         = $(VENV)/bin/python -m
 FASHION    = $(DATA)/fashion-mnist.parquet
 SWEEPS     = $(filter-out __%,$(notdir $(basename $(wildcard sweeps/*.py))))
 
@@ -29,25 +35,30 @@ FOLDERS = --out "$(OUT)" --data "$(DATA)"
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help sweep plan status report ui test lint bench data clean named
+.PHONY: help sweep plan status report export ui latents test lint bench data clean named
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  SWEEP=$$(echo $(SWEEPS) | tr ' ' '|')  SCALE=smoke|cpu|gpu|paper  SET=\"train.images=50000 seeds=3\""
-	@echo "  FORMAT=table|json  EXTRACTOR=lite0|inception  OUT=$(OUT)  DATA=$(DATA)  PORT=$(PORT)  PYTHON=$(PYTHON)"
+	@echo "  FORMAT=table|json|diffusers|official  EXTRACTOR=lite0|inception  OUT=$(OUT)  DATA=$(DATA)  PORT=$(PORT)  PYTHON=$(PYTHON)"
 
 sweep: named $(STAMP) $(DEFAULT_DATA) ## run SWEEP, resume it or skip what is done, and write its report
-	@$(RUN) sweeps run "$(SWEEP)" $(STUDY) $(FOLDERS)
+	@$(PY) sweeps run "$(SWEEP)" $(STUDY) $(FOLDERS)
 
 plan: named $(STAMP) ## what SWEEP would run, with Gflops, memory and time, before spending any (FORMAT=json)
-	@$(RUN) sweeps plan "$(SWEEP)" $(STUDY) $(FOLDERS) $(if $(FORMAT),--format "$(FORMAT)")
+	@$(PY) sweeps plan "$(SWEEP)" $(STUDY) $(FOLDERS) $(if $(FORMAT),--format "$(FORMAT)")
 
 status: named $(STAMP) ## which trials of SWEEP are done, running, failed or to do
-	@$(RUN) sweeps status "$(SWEEP)" $(STUDY) $(FOLDERS)
+	@$(PY) sweeps status "$(SWEEP)" $(STUDY) $(FOLDERS)
 
 report: named $(STAMP) ## redraw the report of SWEEP from MLflow alone
-	@$(RUN) analysis.report --sweep "$(SWEEP)" --out "$(OUT)"
+	@$(PY) analysis.report --sweep "$(SWEEP)" --out "$(OUT)"
+
+export: $(STAMP) ## write the finished RUN (name or id) to the folder TO for other programs (FORMAT=diffusers|official)
+	@test -n "$(RUN)" -a -n "$(TO)" || { echo "error: which run, and where to? RUN=NAME_OR_ID TO=FOLDER" >&2; exit 1; }
+	@$(PY) sweeps export "$(RUN)" --to "$(TO)" $(FOLDERS) $(if $(FORMAT),--format "$(FORMAT)") \
+	  $(if $(AUTOENCODER),--autoencoder "$(AUTOENCODER)")
 
 ui: $(STAMP) ## the MLflow UI on what has been run, at 127.0.0.1:PORT
 	@store="$${MLFLOW_TRACKING_URI:-}"; \
@@ -57,27 +68,31 @@ ui: $(STAMP) ## the MLflow UI on what has been run, at 127.0.0.1:PORT
 	      store="sqlite:///$$(cd "$(OUT)" && pwd)/mlflow.db" ;; \
 	esac; \
 	echo "MLflow at http://127.0.0.1:$(PORT) on $$store; Ctrl-C ends it" >&2; \
-	$(RUN) sweeps links "http://127.0.0.1:$(PORT)" --out "$(OUT)" >&2; \
+	$(PY) sweeps links "http://127.0.0.1:$(PORT)" --out "$(OUT)" >&2; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
-	  exec $(RUN) mlflow server --workers 1 --host 127.0.0.1 --port "$(PORT)" --backend-store-uri "$$store"
+	  exec $(PY) mlflow server --workers 1 --host 127.0.0.1 --port "$(PORT)" --backend-store-uri "$$store"
+
+latents: $(STAMP) ## encode the images in the folder SOURCE by the AUTOENCODER (folder or hub name) into the dataset NAME
+	@test -n "$(SOURCE)" -a -n "$(AUTOENCODER)" -a -n "$(NAME)" || { echo "error: of what, by what, called what? SOURCE=FOLDER AUTOENCODER=FOLDER_OR_HUB_NAME NAME=NEW_NAME" >&2; exit 1; }
+	@$(PY) harness.latents "$(SOURCE)" --autoencoder "$(AUTOENCODER)" --name "$(NAME)" --folder "$(DATA)" $(if $(SIDE),--side "$(SIDE)")
 
 test: $(STAMP) ## all tests
 	@$(MAKE) data || true # without the data its tests are skipped, and say so
-	@$(RUN) pytest
+	@$(PY) pytest
 
 lint: $(STAMP) ## ruff, rules and format
-	@$(RUN) ruff check .
-	@$(RUN) ruff format --check .
+	@$(PY) ruff check .
+	@$(PY) ruff format --check .
 
-bench: $(STAMP) ## figures of speed
-	@if ls tests/benchmarks/test_*.py >/dev/null 2>&1; then $(RUN) pytest tests/benchmarks -m benchmark; \
-	else echo "no benchmarks in tests/benchmarks yet"; fi
+bench: $(STAMP) ## figures of speed, beside what one would write without this project
+	@$(MAKE) data || true # without the data most are skipped, and say so
+	@OUT="$(OUT)" DATA="$(DATA)" $(VENV)/bin/python tests/benchmarks
 
 data: $(FASHION) ## Fashion-MNIST, fetched, checked and decoded once
 	@:
 
 $(FASHION): | $(STAMP)
-	@$(RUN) harness.data fashion-mnist --folder "$(DATA)" >&2
+	@$(PY) harness.data fashion-mnist --folder "$(DATA)" >&2
 
 clean: ## remove .venv, caches and build leftovers; never data or runs
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
@@ -95,9 +110,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "error: PYTHON=$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing packages into $(VENV) (about two minutes, 6 GB)..." >&2
 	@mkdir -p $(VENV)
-	@{ $(PYTHON) -m venv $(VENV) && $(RUN) pip install --no-compile -c constraints.txt -e '.[dev]'; } >$(LOG) 2>&1 || { \
+	@{ $(PYTHON) -m venv $(VENV) && $(PY) pip install --no-compile -c constraints.txt -e '.[dev]'; } >$(LOG) 2>&1 || { \
 	  grep -i error $(LOG) | tail -n 3 >&2; echo "error: installing failed; the whole log is in $(LOG)" >&2; exit 1; }
 	@# Bytecode for all at once, on every core: it halves the start of each command and worker. Some files of some
 	@# packages are templates that cannot compile.
-	@$(RUN) compileall -q -j 0 $(VENV)/lib >>$(LOG) 2>&1 || true
+	@$(PY) compileall -q -j 0 $(VENV)/lib >>$(LOG) 2>&1 || true
 	@touch $@

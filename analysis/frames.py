@@ -12,7 +12,8 @@ EVALUATION = (
 )  # fmt: skip
 # A loss also depends on what is predicted and at which noise levels.
 LOSS = ("data.dataset", "data.digest", "diffusion.schedule", "diffusion.timesteps", "model.learn_sigma")
-SHAPE = ("model.depth", "model.width", "model.heads", "model.patch")
+APART = ("seed", "evaluate.points")  # neither shape nor recipe nor a way to measure
+SHAPE = ("model.backbone", "model.depth", "model.width", "model.heads", "model.patch")
 
 
 class MixedSettings(ValueError):
@@ -33,9 +34,12 @@ def one_setting(frame: pd.DataFrame, fields: tuple[str, ...] = EVALUATION) -> No
             raise MixedSettings(f"{field} takes {len(values)} values ({listed}): not to be drawn on one axis")
 
 
-def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The frame split into parts of one evaluation setting each, largest first; runs stay whole."""
-    fields = [field for field in EVALUATION if field in frame and frame[field].nunique() > 1]
+def groups(frame: pd.DataFrame, besides: tuple[str, ...] = ()) -> list[pd.DataFrame]:
+    """The frame split into parts of one evaluation setting each, largest first; runs stay whole.
+
+    The fields in `besides` may still vary within a part.
+    """
+    fields = [field for field in EVALUATION if field not in besides and field in frame and frame[field].nunique() > 1]
     parts = [part for _, part in frame.groupby(fields, dropna=False, sort=False)] if fields else [frame]
     return sorted(parts, key=lambda part: -part["run_id"].nunique())
 
@@ -93,7 +97,7 @@ def with_recipe(frame: pd.DataFrame) -> pd.DataFrame:
 
     A setting that only goes along with the shape (a learning rate for each width, say) is no recipe of its own.
     """
-    fields = [f for f in settings() if f in frame and f not in (*SHAPE, *EVALUATION, "seed", "model.backbone")]
+    fields = [f for f in settings() if f in frame and f not in (*SHAPE, *EVALUATION, *APART)]
     runs = frame.drop_duplicates("run_id")
     shape = runs.groupby(list(SHAPE), dropna=False)
     differ = [field for field in fields if len(runs) and (shape[field].nunique(dropna=False) > 1).any()]

@@ -135,12 +135,25 @@ def _launched(client: "MlflowClient", experiments: "list[Experiment]", sweep: st
         names = sorted(experiment.name for experiment in experiments if experiment.name != "Default")
         raise NoSuchSweep(f"no sweep '{sweep}' in {_uri(client)}; there are: {', '.join(names) or 'none'}")
 
-    def cell(trial_id: str) -> "Run | None":
-        found = _search(client, experiments, f"tags.{TAG_KIND} = 'trial' and tags.{TAG_ID} = '{trial_id}'")
-        return max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time or 0), default=None)
+    wanted = _cells(client, parents)
+    found = _best(_all_trials(client, own))
 
+    def elsewhere(trial_id: str) -> "list[Run]":
+        return _search(client, experiments, f"tags.{TAG_KIND} = 'trial' and tags.{TAG_ID} = '{trial_id}'")
+
+    # One search for the sweep's own runs, then one for each cell that another sweep may have finished.
+    open_cells = [key for key in wanted if key not in found or found[key].info.status != "FINISHED"]
     with _threads(client) as pool:
-        return [run for run in pool.map(cell, _cells(client, parents)) if run is not None]
+        found |= _best(run for runs in pool.map(elsewhere, open_cells) for run in runs)
+    return [found[key] for key in wanted if key in found]
+
+
+def _best(runs: "Iterable[Run]") -> "dict[str, Run]":
+    """The run of each trial id: finished before newest."""
+    best: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.info.status == "FINISHED", run.info.start_time or 0)):
+        best[run.data.tags[TAG_ID]] = run
+    return best
 
 
 def _cells(client: "MlflowClient", parents: "list[Run]") -> list[str]:

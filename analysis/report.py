@@ -7,8 +7,10 @@ import base64
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -50,31 +52,51 @@ def compose(frame: pd.DataFrame, images: Mapping[str, Path], sweep: str, target:
     from jinja2 import Environment, PackageLoader
 
     target.mkdir(parents=True, exist_ok=True)
-    number, sections = 0, []
-    parts = frames.groups(frame)
-    for place, part in enumerate(parts):
-        drawn = []
-        for name, spec in FIGURES.items():
-            shown = {run_id: path for run_id, path in images.items() if (part["run_id"] == run_id).any()}
-            if spec.applies(part) and (shown or not spec.needs_images):
-                number += 1
-                figure = spec.draw(part, shown) if spec.needs_images else spec.draw(part)
-                stem = name if len(parts) == 1 else f"{name}-{place + 1}"
-                drawn.append(Drawn(number, stem, spec.title, spec.caption(part), _save(figure, target / stem)))
-        setting = f"{words.recipe(part)}; {words.evaluation(part)}"
-        sections.append(
-            {"setting": setting, "headline": claims.headline(part), "figures": drawn, "laws": claims.laws(part)}
-        )
+    pages = sections(frame, images, target)
     loader = PackageLoader("analysis", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html.j2").render(
-        sweep=sweep, summary=summary(frame), facts=_facts(frame), sections=sections, rows=claims.table(frame),
+        sweep=sweep, summary=summary(frame), facts=_facts(frame), sections=pages, rows=claims.table(frame),
         columns=claims.COLUMNS, nothing=not len(frames.finished(frame)),
     )  # fmt: skip
     frame.to_parquet(target / "runs.parquet", index=False)
     path = target / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def sections(frame: pd.DataFrame, images: Mapping[str, Path], target: Path) -> list[dict]:
+    """What the template draws, a section for each way of measuring; first, figures that compare ways of measuring."""
+    taken: Counter[str] = Counter()  # files by the name of their figure
+    drawn_number = count(1)
+
+    def draw(part: pd.DataFrame, names: list[str]) -> list[Drawn]:
+        members, drawn = set(part["run_id"]), []
+        shown = {run_id: path for run_id, path in images.items() if run_id in members}
+        for name in names:
+            spec = FIGURES[name]
+            if spec.applies(part) and (shown or not spec.needs_images):
+                figure = spec.draw(part, shown) if spec.needs_images else spec.draw(part)
+                taken[name] += 1
+                stem = name if taken[name] == 1 else f"{name}-{taken[name]}"
+                source = _save(figure, target / stem)
+                drawn.append(Drawn(next(drawn_number), stem, spec.title, spec.caption(part), source))
+        return drawn
+
+    out, compared = [], set()
+    for name, spec in FIGURES.items():
+        for part in frames.groups(frame, spec.across) if spec.across else []:
+            figures = draw(part, [name])
+            if figures:
+                compared |= set(part["run_id"])
+                out.append({"setting": words.recipe(part), "headline": [], "figures": figures, "laws": []})
+    plain = [name for name, spec in FIGURES.items() if not spec.across]
+    for part in frames.groups(frame):
+        if not set(part["run_id"]) <= compared:  # else they are in the comparison already
+            setting = f"{words.recipe(part)}; {words.evaluation(part)}"
+            figures, laws = draw(part, plain), claims.laws(part)
+            out.append({"setting": setting, "headline": claims.headline(part), "figures": figures, "laws": laws})
+    return out
 
 
 def summary(frame: pd.DataFrame) -> str:

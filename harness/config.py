@@ -46,7 +46,10 @@ class _Settings(BaseModel):
 
 
 class Model(_Settings):
-    """A Diffusion Transformer's shape. Image side, channels and classes come from the data."""
+    """A Diffusion Transformer's shape; other backbones say what the fields are to them, and refuse what is nothing.
+
+    Image side, channels and classes come from the data.
+    """
 
     backbone: str = "dit"  # a name in `harness.models.BACKBONES`
     depth: int = Field(gt=0)  # number of transformer blocks
@@ -62,7 +65,7 @@ class Model(_Settings):
         if self.width % self.heads:
             fit = [h for h in range(1, self.width + 1) if self.width % h == 0]
             raise ValueError(f"heads={self.heads} does not divide width={self.width}; allowed: {_listed(fit)}")
-        if self.width % 4:
+        if self.backbone == "dit" and self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of 4 for the 2-D sin-cos positions")
         return self
 
@@ -74,12 +77,13 @@ class Model(_Settings):
 
     @property
     def name(self) -> str:
-        """As people say it: `DiT-B/4`."""
-        return f"{'DiT' if self.backbone == 'dit' else self.backbone}-{self.size}/{self.patch}"
+        """As people say it: `DiT-B/4`; of a backbone without patches `unet-1x32x1`."""
+        patch = "" if self.backbone != "dit" and self.patch == 1 else f"/{self.patch}"
+        return f"{'DiT' if self.backbone == 'dit' else self.backbone}-{self.size}{patch}"
 
 
 class Data(_Settings):
-    dataset: str = "fashion-mnist"  # a name in `harness.data.DATASETS`
+    dataset: str = "fashion-mnist"  # a name in `harness.data.DATASETS`, or of latents in the data folder
     images: int = Field(0, ge=0)  # train on the first this many images; 0 means all of them
     flip: bool = True  # random horizontal flips, the paper's only augmentation
 
@@ -142,25 +146,53 @@ class Trial(_Settings):
                 f"evaluate.steps={self.evaluate.steps} exceeds diffusion.timesteps={self.diffusion.timesteps}"
             )
         if self.evaluate.sampler == "ddpm" and not self.model.learn_sigma:
-            raise ValueError("evaluate.sampler=ddpm needs model.learn_sigma=true; allowed without it: ddim")
+            raise ValueError("evaluate.sampler=ddpm needs model.learn_sigma=true; allowed without it: ddim, dpm++")
         return self
 
     @cached_property
     def id(self) -> str:
         """Content hash: equal ids mean the same experiment, on whatever machine, folder or device it runs."""
-        fields = {name: value for name, value in flatten(self).items() if ADDED_LATER.get(name, ...) != value}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+        return _digest(flatten(self))
+
+    @cached_property
+    def training_id(self) -> str:
+        """Content hash of what changes the weights: trials that differ in `evaluate` alone share it."""
+        return _digest({name: value for name, value in flatten(self).items() if not name.startswith("evaluate.")})
 
     @property
     def name(self) -> str:
-        """As people say it: `DiT-B/4 adaLN-Zero seed 0`."""
-        return f"{self.model.name} {self.model.conditioning} seed {self.seed}"
+        """As people say it: `DiT-B/4 adaLN-Zero seed 0`; only a transformer has a conditioning type to say."""
+        conditioning = f" {self.model.conditioning}" if self.model.backbone == "dit" else ""
+        return f"{self.model.name}{conditioning} seed {self.seed}"
 
     @property
     def cadence(self) -> tuple[int, ...]:
         """Images seen at which the model is evaluated: halvings of the run, rounded up to whole batches."""
         batch, steps = self.train.batch, self.train.steps
         return tuple(sorted({-(-steps // 2**k) * batch for k in range(self.evaluate.points)}))
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    kept = {name: value for name, value in fields.items() if ADDED_LATER.get(name, ...) != value}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def names(trials: Sequence[Trial]) -> dict[str, str]:
+    """Trial id -> its name, and where several share it what tells them apart: `DiT-B/4 adaLN-Zero seed 0, steps 9`."""
+    alike: dict[str, list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault(trial.name, []).append(trial)
+    out = {}
+    for name, group in alike.items():
+        fields = [flatten(trial) for trial in group]
+        differ = [key for key in fields[0] if len({each[key] for each in fields}) > 1]
+        for trial, each in zip(group, fields, strict=True):
+            out[trial.id] = ", ".join([name, *(f"{key.split('.')[-1]} {_short(each[key])}" for key in differ)])
+    return out
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flatten(trial: BaseModel, prefix: str = "") -> dict[str, Any]:

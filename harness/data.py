@@ -2,6 +2,7 @@
 
 A dataset is one entry of `DATASETS`. Its original files are decoded once into `<folder>/<name>.parquet` (columns
 split, label, image); from then on that file alone is read, and its content is checked against a digest each time.
+A dataset of latents is a folder `<folder>/<name>` of its own (`harness.shards`), found by its manifest.
 
     python -m harness.data fashion-mnist --folder data
 """
@@ -30,19 +31,47 @@ from harness.config import ConfigError, choose
 
 SPLITS = ("train", "test")
 AGAIN = "delete it and run again, and it will be made anew"
-DIGEST_KEY = b"content-sha256"  # where the Parquet file's metadata keeps the digest of its content
+DIGEST_KEY = b"content-sha256"  # where a Parquet file's metadata keeps the digest of its content
+MANIFEST = "manifest.json"  # of a folder of latents
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 pixels to float32 in [-1, 1], any shape; latents, which are floats, have their scale already."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
+
+
+def to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """Floats in [-1, 1] to the nearest uint8 pixel, any shape; what lies outside is clipped."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_rgb(images: torch.Tensor) -> torch.Tensor:
+    """(..., 1 or 3, H, W) to (..., 3, H, W): grey is repeated, without a copy."""
+    return images.expand(*images.shape[:-3], 3, -1, -1)
 
 
 @dataclass(frozen=True)
 class Images:
     """A split in memory, shared by everyone in the process: not to be changed in place."""
 
-    images: torch.Tensor  # (N, C, H, W) uint8
+    images: torch.Tensor  # (N, C, H, W) uint8, or anything that gives (C, H, W) for an index
     labels: torch.Tensor  # (N,) int64
     digest: str  # sha256 of the whole dataset's content, both splits
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def first(self, count: int, device: str) -> "Images":
+        """The first `count` (0: all), moved to the device once where it has memory of its own."""
+        stop = count or len(self)
+        return Images(self.images[:stop].to(device), self.labels[:stop].to(device), self.digest)
+
+    def examples(
+        self, chosen: torch.Tensor, mirrored: torch.Tensor | None, device: str, rng: torch.Generator
+    ) -> torch.Tensor:
+        """What is trained on, float32 (n, C, H, W): the images of indices (n,), flipped where `mirrored` (n,) says."""
+        x = normalise(self.images[chosen].to(device, non_blocking=True))
+        return x if mirrored is None else torch.where(mirrored[:, None, None, None], x.flip(-1), x)
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,9 @@ class Dataset:
     classes: int
     digest: str  # sha256 of the decoded content (`digest_of`); empty: trust the one kept in the Parquet file
     bounded: bool  # are the values pixels, in [-1, 1] when normalised? Latents are not
-    decode: Callable[[Path], dict[str, tuple[np.ndarray, np.ndarray]]]  # folder -> split -> images, labels
+    decode: Callable[[Path], dict[str, tuple[np.ndarray, np.ndarray]]] | None  # folder -> split -> images, labels
+    read: Callable[[Path], dict[str, Images]] | None = None  # folder -> split -> images, instead of a Parquet file
+    to_pixels: Callable[[torch.Tensor], torch.Tensor] = to_uint8  # samples (N, C, H, W) -> uint8 pictures (N, K, S, S)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,36 +100,49 @@ def lookup(name: str) -> Dataset:
     return choose("data.dataset", name, DATASETS)
 
 
+def discover(name: str, folder: Path | str) -> None:
+    """Enter a dataset of latents in the registry if it lies in the folder, as it says of itself.
+
+    Raises ConfigError if its manifest cannot be read.
+    """
+    home = Path(folder).resolve() / name
+    if os.path.exists(home / MANIFEST):
+        from harness.shards import entry  # which builds on this module
+
+        DATASETS[name] = entry(home)
+
+
 def load(name: str, split: str, folder: Path | str) -> Images:
     """A split (`train` or `test`) of a dataset, kept in memory for the life of the process.
 
     Makes `<folder>/<name>.parquet` the first time, from files in the folder or from the network.
     Raises ConfigError, one line, when the data can neither be found nor trusted.
     """
+    discover(name, folder)
     lookup(name)
     if split not in SPLITS:
         raise ConfigError(f"unknown split '{split}' of {name}; allowed: {', '.join(SPLITS)}")
     return _splits(name, str(Path(folder).resolve()))[split]
 
 
+def reference(name: str, count: int, folder: Path | str) -> Images:
+    """Real training images as pictures, for distances: at least the first `count`, or as many as there are.
+
+    Raises ConfigError as `load` does, and if fewer were kept when the dataset was encoded.
+    """
+    train = load(name, "train", folder)
+    pictures = _splits(name, str(Path(folder).resolve())).get("reference", train)
+    if len(pictures) < min(count, len(train)):
+        raise ConfigError(
+            f"evaluate.reference: {count} exceeds the {len(pictures)} pictures that were kept of {name}; take so many, "
+            f"or delete {Path(folder) / name} and encode it with more"
+        )
+    return pictures
+
+
 def parquet_path(name: str, folder: Path | str) -> Path:
     """Where the decoded dataset lies."""
     return Path(folder) / f"{name}.parquet"
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels to float32 in [-1, 1], any shape."""
-    return images.float() / 127.5 - 1
-
-
-def to_uint8(x: torch.Tensor) -> torch.Tensor:
-    """Floats in [-1, 1] to the nearest uint8 pixel, any shape; what lies outside is clipped."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def to_rgb(images: torch.Tensor) -> torch.Tensor:
-    """(..., 1 or 3, H, W) to (..., 3, H, W): grey is repeated, without a copy."""
-    return images.expand(*images.shape[:-3], 3, -1, -1)
 
 
 def digest_of(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
@@ -115,8 +159,8 @@ def digest_of(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
 @lru_cache(maxsize=2)
 def _splits(name: str, folder: str) -> dict[str, Images]:
     dataset, path = DATASETS[name], parquet_path(name, folder)
-    if not dataset.bounded:
-        dataset.decode(Path(folder))  # raises: there is nothing here that could read latents
+    if dataset.read:
+        return dataset.read(Path(folder))
     if not os.path.exists(path):  # where pathlib's would raise for a folder that may not be entered
         _make(dataset, path)
     splits, kept = _read(dataset, path)
@@ -127,7 +171,7 @@ def _splits(name: str, folder: str) -> dict[str, Images]:
 
 
 def _make(dataset: Dataset, path: Path) -> None:
-    """Decode the originals and write the Parquet file in one step, so that no reader ever sees half of it."""
+    """Decode the originals and write the Parquet file."""
     try:  # before the download
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -147,9 +191,20 @@ def _make(dataset: Dataset, path: Path) -> None:
             "image": pa.concat_arrays([_as_binary(x, width) for x, _ in splits.values()]),
         }
     ).replace_schema_metadata({DIGEST_KEY: digest})
+    with whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=["split"], write_statistics=["split"])
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes `path` in one step: no reader ever sees half of it.
+
+    Raises ConfigError if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=["split"], write_statistics=["split"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -183,7 +238,7 @@ def _read(dataset: Dataset, path: Path) -> tuple[dict[str, tuple[np.ndarray, np.
     except ConfigError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({_first_line(error)}); {AGAIN}") from None
+        raise ConfigError(f"{path}: cannot be read ({first_line(error)}); {AGAIN}") from None
     return {split: (pixels[column == split], labels[column == split]) for split in SPLITS}, kept
 
 
@@ -217,7 +272,7 @@ def _fashion_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                     return _decode_idx(files)
                 tried.append(f"{place.name}: not the four files")
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                tried.append(_first_line(error))
+                tried.append(first_line(error))
     raise ConfigError(
         f"fashion-mnist: neither {parquet_path('fashion-mnist', folder)} nor its four IDX files in "
         f"{folder / 'fashion-mnist'} exist, and they cannot be fetched ({'; '.join(tried)}); "
@@ -252,7 +307,7 @@ def _idx(path: Path, sha256: str) -> np.ndarray:
         start = 4 + 4 * raw[3]
         return np.frombuffer(raw, np.uint8, offset=start).reshape(np.frombuffer(raw, ">i4", raw[3], 4))
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise ConfigError(f"{path}: corrupt ({_first_line(error)}); delete it and run again") from None
+        raise ConfigError(f"{path}: corrupt ({first_line(error)}); delete it and run again") from None
 
 
 def _from_torchvision(scratch: Path) -> Path:
@@ -263,7 +318,7 @@ def _from_torchvision(scratch: Path) -> Path:
         try:
             FashionMNIST(str(scratch), download=True)
         except (OSError, RuntimeError) as error:
-            raise RuntimeError(f"torchvision: {_first_line(error)}") from error
+            raise RuntimeError(f"torchvision: {first_line(error)}") from error
     return scratch / "FashionMNIST" / "raw"
 
 
@@ -322,21 +377,20 @@ def _cifar10(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         except (OSError, RuntimeError) as error:
             raise ConfigError(
                 f"cifar10: neither {parquet_path('cifar10', folder)} nor its original files in {folder} exist, and "
-                f"they cannot be fetched ({_first_line(error)}); put cifar-10-python.tar.gz there and run again"
+                f"they cannot be fetched ({first_line(error)}); put cifar-10-python.tar.gz there and run again"
             ) from None
         out[split] = (np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets, np.int64))
     return out
 
 
-def _latents(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _no_latents(folder: Path) -> dict[str, Images]:
     raise ConfigError(
-        f"imagenet-256-latents: training on it needs {parquet_path('imagenet-256-latents', folder)}, and encoding "
-        f"images to latents is not yet part of this project; planning works, training needs one of: "
-        f"{', '.join(name for name, dataset in DATASETS.items() if dataset.bounded)}"
+        f"imagenet-256-latents: {folder / 'imagenet-256-latents' / MANIFEST} does not exist; planning needs no data, "
+        "training does: make latents NAME=imagenet-256-latents SOURCE=imagenet AUTOENCODER=stabilityai/sd-vae-ft-mse"
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -355,8 +409,8 @@ DATASETS: dict[str, Dataset] = {
             digest="",
         ),
         Dataset(
-            name="imagenet-256-latents", channels=4, side=32, classes=1000, bounded=False, decode=_latents,
-            class_names=(), digest="",
+            name="imagenet-256-latents", channels=4, side=32, classes=1000, bounded=False, decode=None,
+            read=_no_latents, class_names=(), digest="",
         ),
     )
 }  # fmt: skip
@@ -369,7 +423,8 @@ def main(dataset: str, folder: Path = Path("data")) -> None:
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    print(f"{dataset}: {sizes} images in {parquet_path(dataset, folder)}")
+    where = folder / dataset if lookup(dataset).read else parquet_path(dataset, folder)
+    print(f"{dataset}: {sizes} images in {where}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.dpm_solver import dpm_solver
+
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 Random = torch.Generator | None
 
@@ -221,7 +223,8 @@ def ddim(p: Process, model: Model, x: Tensor, y: Tensor, bounded: bool, rng: Ran
         yield x
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+# name -> sampler(process, model, x, y, bounded, rng), yielding x after each step; another one is one line here
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver}
 
 
 def _predict(p: Process, model: Model, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:

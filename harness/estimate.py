@@ -30,11 +30,11 @@ class Speed:
     fixed: float
     per_gflop: float
 
-    def seconds(self, trial: Trial) -> float:
-        """Training, sampling and metrics of a whole trial on one worker."""
+    def seconds(self, trial: Trial, trains: bool = True) -> float:
+        """Training, sampling and metrics of a whole trial on one worker; without training if it measures alone."""
         images = trial.train.steps * trial.train.batch
-        training = images * (self.fixed + cost(trial).gflops * self.per_gflop)
-        sampling = (work(trial) - cost(trial).train_gflops(images)) * self.per_gflop / 3
+        training = images * (self.fixed + cost(trial).gflops * self.per_gflop) if trains else 0.0
+        sampling = work(trial, images=0) * self.per_gflop / 3
         return training + sampling + METRIC_SECONDS * len(trial.cadence) * max(1, trial.evaluate.samples / 1000)
 
 

@@ -1,7 +1,8 @@
 """Measuring a trained model: evaluators by name, each yielding (metric, value) under the names of `record.METRICS`.
 
-Samples stream from the model into torch-fidelity's feature extractor, with no image files in between. The statistics
-of the real images are made before training starts, once per (dataset content, split, side, count, extractor).
+Samples stream from the model into the feature extractor, once for all metrics, with no image files in between. The
+statistics of the real images are made before training starts, once per (dataset content, split, side, count,
+extractor). Extraction, its cache and the metrics of features are torch-fidelity's.
 """
 
 import contextlib
@@ -12,11 +13,23 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch_fidelity
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
+from torch_fidelity import (
+    KEY_METRIC_ISC_MEAN,
+    KEY_METRIC_KID_MEAN,
+    KEY_METRIC_PRECISION,
+    KEY_METRIC_RECALL,
+    FeatureExtractorBase,
+)
+from torch_fidelity.metric_fid import fid_featuresdict_to_statistics_cached
+from torch_fidelity.metric_isc import isc_featuresdict_to_metric
+from torch_fidelity.metric_kid import kid_featuresdict_to_metric
+from torch_fidelity.metric_prc import prc_featuresdict_to_metric
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id_cached
 
-from harness import data, diffusion, extractors
+from harness import data, diffusion, extractors, frechet
 from harness.config import Trial
 from harness.train import generator
 
@@ -43,7 +56,7 @@ class Subject:
         return diffusion.process(self.trial.diffusion.schedule, self.trial.diffusion.timesteps).to(self.device)
 
     def generate(self, start: int, count: int) -> Tensor:
-        """Samples start to start+count of an endless sequence, uint8 (N, C, S, S).
+        """Samples start to start+count of an endless sequence as pictures, uint8 (N, C, S, S).
 
         Sample i is of class i modulo the classes. The noise depends on `start` alone, so every model of a sweep is
         asked for the same pictures.
@@ -55,7 +68,7 @@ class Subject:
         x = diffusion.sample(
             self.process, model, labels, self.dataset.shape, settings.sampler, settings.steps, self.dataset.bounded, rng
         )
-        return data.to_uint8(x)
+        return self.dataset.to_pixels(x)
 
 
 class Samples(TorchDataset):
@@ -82,10 +95,10 @@ class Reals(TorchDataset):
     """The first `count` real images, as uint8 RGB."""
 
     def __init__(self, images: data.Images, count: int):
-        self.images = images.images[:count]
+        self.images, self.count = images.images, min(count, len(images))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.count
 
     def __getitem__(self, i: int) -> Tensor:
         return data.to_rgb(self.images[i])
@@ -119,37 +132,65 @@ class Bench:
             "verbose": False,
         }
 
+    def extractor(self, device: str) -> FeatureExtractorBase:
+        """The feature extractor on `device`, with every layer that a metric reads."""
+        settings = self.settings
+        kind = FEATURE_EXTRACTORS_REGISTRY[settings["feature_extractor"]]
+        layers = {kind.get_default_feature_layer_for_metric(metric) for metric in ("fid", "kid", "isc", "prc")}
+        layers |= {extractors.SPATIAL} & set(kind.get_provided_features_list())
+        return create_feature_extractor(settings["feature_extractor"], sorted(layers), device == "cuda", **settings)
+
+    def reference(
+        self, extractor: FeatureExtractorBase, device: str
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+        """Of the real images, by layer: features (N, F); mean (F,) and covariance (F, F) where a distance needs them.
+
+        From the cache, or made and put there.
+        """
+        settings = self.settings | {"cuda": device == "cuda"}
+        features = extract_featuresdict_from_input_id_cached(2, extractor, **settings)
+        gaussians = {}
+        for layer in {extractor.get_default_feature_layer_for_metric("fid"), extractors.SPATIAL} & features.keys():
+            found = fid_featuresdict_to_statistics_cached(
+                features, settings["input2_cache_name"], extractor, layer, **settings
+            )
+            gaussians[layer] = (torch.from_numpy(found["mu"]), torch.from_numpy(found["sigma"]))
+        return features, gaussians
+
     def prepare(self, device: str = "cpu") -> None:
         """Make or find the statistics of the real images, so that nothing about them can fail after training.
 
         Raises ConfigError for an unknown extractor or weights that cannot be had.
         """
-        # KID of a handful is the cheapest metric that makes torch-fidelity extract and cache the real side's features.
-        few = min(16, self.trial.evaluate.reference)
         with contextlib.redirect_stdout(io.StringIO()):
-            torch_fidelity.calculate_metrics(
-                input1=Reals(self.real, few), isc=True, isc_splits=1, kid=True, kid_subsets=1, kid_subset_size=few,
-                cuda=device == "cuda", **self.settings,
-            )  # fmt: skip
+            self.reference(self.extractor(device), device)
 
 
 def fidelity(subject: Subject, bench: Bench, samples: Samples) -> Iterator[tuple[str, float]]:
-    """FID, KID, Inception Score, precision and recall of `evaluate.samples` generated images, by torch-fidelity."""
+    """FID, sFID, KID, Inception Score, precision and recall of `evaluate.samples` generated images.
+
+    sFID (Nash et al., arXiv 2103.03841) is the FID of features that still know where in the image they are; it is
+    absent where the extractor has no layer `extractors.SPATIAL`.
+    """
     settings = bench.settings
-    found = torch_fidelity.calculate_metrics(
-        input1=samples,
-        fid=True, kid=True, isc=True, prc=True,
-        kid_subsets=KID_SUBSETS, kid_subset_size=min(500, len(samples), len(settings["input2"])),
-        isc_splits=1,  # at a few thousand samples ten splits would each be far too small
-        samples_shuffle=False,
-        batch_size=samples.batch, cuda=subject.device == "cuda",
-        **settings,
-    )  # fmt: skip
-    yield "fid", found[torch_fidelity.KEY_METRIC_FID]
-    yield "kid", found[torch_fidelity.KEY_METRIC_KID_MEAN]
-    yield "inception_score", found[torch_fidelity.KEY_METRIC_ISC_MEAN]
-    yield "precision", found[torch_fidelity.KEY_METRIC_PRECISION]
-    yield "recall", found[torch_fidelity.KEY_METRIC_RECALL]
+    settings |= {
+        "input1": samples, "batch_size": samples.batch, "cuda": subject.device == "cuda",
+        "kid_subsets": KID_SUBSETS, "kid_subset_size": min(500, len(samples), len(settings["input2"])),
+        "isc_splits": 1,  # at a few thousand samples ten splits would each be far too small
+        "samples_shuffle": False,
+    }  # fmt: skip
+    extractor = bench.extractor(subject.device)
+    fake = extract_featuresdict_from_input_id_cached(1, extractor, **settings)
+    real, gaussians = bench.reference(extractor, subject.device)
+    layer = extractor.get_default_feature_layer_for_metric
+    yield "fid", frechet.distance(fake[layer("fid")], *gaussians[layer("fid")])
+    if extractors.SPATIAL in fake:
+        yield "sfid", frechet.distance(fake[extractors.SPATIAL], *gaussians[extractors.SPATIAL])
+    yield "kid", kid_featuresdict_to_metric(fake, real, layer("kid"), **settings)[KEY_METRIC_KID_MEAN]
+    yield "inception_score", isc_featuresdict_to_metric(fake, layer("isc"), **settings)[KEY_METRIC_ISC_MEAN]
+    inside = prc_featuresdict_to_metric(fake, real, layer("prc"), **settings)
+    yield "precision", inside[KEY_METRIC_PRECISION]
+    yield "recall", inside[KEY_METRIC_RECALL]
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Feature extractors for FID and its relatives, by name.
 
-`lite0` needs no download (see `lite0.py`). `inception` is torch-fidelity's own port of the network that the paper's
+`lite0` needs no download (see `lite0.py`). `inception` is torch-fidelity's port of the network that the paper's
 numbers use; its weights are read from the data folder, or fetched into it.
 """
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import ConfigError, choose
+
+SPATIAL = "spatial"  # the layer that sFID reads, of an extractor that has one: features (N, F) that keep their places
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,12 @@ class Extractor:
 
 def _lite0() -> str:
     from harness.lite0 import register
+
+    return register()
+
+
+def _inception() -> str:
+    from harness.inception import register
 
     return register()
 
@@ -45,7 +53,7 @@ def _inception_weights(folder: Path) -> Path:
 
 EXTRACTORS = {
     "lite0": Extractor(_lite0, lambda folder: None),
-    "inception": Extractor(lambda: "inception-v3-compat", _inception_weights),
+    "inception": Extractor(_inception, _inception_weights),
 }
 
 

@@ -1,4 +1,4 @@
-"""Ray Tune as the scheduler of a list of trials. The only file that imports Ray.
+"""Ray Tune as the scheduler of a list of trials.
 
 Tune is given the cells that are still to do and nothing else: which they are, their runs and their checkpoints are
 ours (content hash, MLflow, `checkpoint.py`), so that a changed grid, a crash or another machine only ever means
@@ -6,38 +6,24 @@ running the same command again.
 """
 
 import contextlib
-import fcntl
 import io
-import logging
 import os
-import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from harness import hardware, tracking
-from harness.config import ConfigError, Trial, flatten, make
+from harness.config import Trial, flatten, make, names
 from harness.cost import work
 from harness.tracking import Store
 from harness.train import Diverged
-from harness.trial import Place, bench, facts, run
+from harness.trial import Place, bench, facts, measure, run
 from harness.view import Row, View
 
-# glibc gives freed memory back to the system and faults it in again at every step: told to keep it, a step at these
-# sizes is several percent faster. Read when a process starts, so it is set for the workers before Ray starts them.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-}
-OBJECT_STORE = 128 << 20  # bytes; trials pass a few numbers through it, never tensors
 PROGRESS_SECONDS = 1.0
 
 
@@ -50,26 +36,13 @@ class Outcome:
     failed: dict[str, str]  # name -> reason
 
 
-@contextlib.contextmanager
-def only_driver(out: Path) -> Iterator[None]:
-    """Hold the output folder for one sweep at a time. Raises ConfigError if it is held or cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115 (held open as long as the lock)
-    except OSError as error:
-        raise ConfigError(f"--out: '{out}' cannot be written ({error.strerror}); allowed: a writable folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"--out: '{out}' is in use by another sweep; wait for it, or choose another") from None
-        yield
-
-
-def launch(trials: list[Trial], sweep: str, store: Store, place: Place, console: Console) -> Outcome:
+def launch(
+    trials: list[Trial], sweep: str, store: Store, place: Place, device_of: Callable[[], str], console: Console
+) -> Outcome:
     """Run every trial that is not finished, and say what became of each. A failed trial leaves the others running.
 
-    Raises ConfigError, before any training, if data or extractor cannot be had.
+    `device_of` waits for the cluster and says what trials compute on. Raises ConfigError, before any training, if data
+    or extractor cannot be had.
     """
     known = store.runs(t.id for t in trials)
     todo = [t for t in trials if t.id not in known or known[t.id].status != "FINISHED"]
@@ -78,47 +51,62 @@ def launch(trials: list[Trial], sweep: str, store: Store, place: Place, console:
     parent = store.parent(sweep, [t.id for t in trials])
     if not todo:
         return Outcome(parent, [], {})
-    todo.sort(key=work, reverse=True)  # the longest first, so that none is left alone at the end
-    rows = {t.id: Row(t.name, t.train.steps * t.train.batch, work(t)) for t in todo}
-    with cluster() as device, View(sweep, rows, len(trials) - len(todo), console) as view:
+    called, weights = names(trials), store.trained(t.training_id for t in todo)
+    trains = trainers(todo, weights)
+    todo.sort(key=lambda t: _work(t, trains), reverse=True)  # the longest first: none is left alone at the end
+    rows = {t.id: Row(called[t.id], t.train.steps * t.train.batch, _work(t, trains)) for t in todo}
+    with View(sweep, rows, len(trials) - len(todo), console) as view:
         for settings in {(t.data, t.evaluate): t for t in todo}.values():
             bench(settings, place).prepare(hardware.device())
-        runs = {}
+        runs, device = {}, device_of()
         for t in todo:
-            digest = bench(t, place).real.digest
-            params = facts(t, digest, device)
-            runs[t.id] = known[t.id].run_id if t.id in known else store.create(t, sweep, parent, params)
-        _tune(todo, runs, store, place, device, view)
+            params = facts(t, bench(t, place).real.digest, device)
+            runs[t.id] = known[t.id].run_id if t.id in known else store.create(t, called[t.id], sweep, parent, params)
+        ready = [t for t in todo if t in trains or t.training_id in weights]
+        _tune(ready, {t.id: None if t in trains else weights[t.training_id] for t in ready}, runs, store, place,
+              device, view)  # fmt: skip
+        weights |= {t.training_id: runs[t.id] for t in trains if rows[t.id].state == "done"}
+        rest = [t for t in todo if t not in ready]
+        ready = [t for t in rest if t.training_id in weights]
+        _tune(ready, {t.id: weights[t.training_id] for t in ready}, runs, store, place, device, view)
     failed = {}
     for t in todo:
         row = rows[t.id]
         if row.state != "done":
-            failed[row.name] = row.reason or "stopped before it was finished"
+            waited = t in rest and t not in ready
+            failed[row.name] = row.reason or (
+                "its weights were not trained" if waited else "stopped before it was finished"
+            )
             store.set(runs[t.id], "FAILED" if row.state == "failed" else "KILLED", failed[row.name])
-    return Outcome(parent, [t.name for t in todo if rows[t.id].state == "done"], failed)
+    return Outcome(parent, [rows[t.id].name for t in todo if rows[t.id].state == "done"], failed)
 
 
-@contextlib.contextmanager
-def cluster() -> Iterator[str]:
-    """Ray, for the time of a sweep: the cluster at RAY_ADDRESS, else this machine. Gives the device of its trials."""
-    os.environ.update({k: v for k, v in (QUIET | MALLOC).items() if k not in os.environ})
-    import ray
+def trainers(todo: list[Trial], weights: Container[str]) -> set[Trial]:
+    """The trials that must train; the others measure weights that another run has or will have.
 
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"num_cpus": cpus(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
-    except ConnectionError as error:
-        raise ConfigError(f"RAY_ADDRESS: '{address}': {error}; allowed: a cluster that answers, or unset") from None
-    try:
-        yield "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    finally:
-        ray.shutdown()
+    One that is measured along the way trains its own. One that is measured at its end alone takes the weights of any
+    with the same training; where there are none, the cheapest of its kind trains them.
+    """
+    trains = {t for t in todo if t.evaluate.points > 1}
+    have = {t.training_id for t in trains}
+    for t in sorted((t for t in todo if t.evaluate.points == 1), key=work):
+        if t.training_id not in weights and t.training_id not in have:
+            trains.add(t)
+            have.add(t.training_id)
+    return trains
 
 
-def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, device: str, view: View) -> None:
+def _work(trial: Trial, trains: Container[Trial]) -> float:
+    return work(trial) if trial in trains else work(trial, images=0)
+
+
+def _tune(
+    todo: list[Trial], weights: dict[str, str | None], runs: dict[str, str], store: Store, place: Place, device: str,
+    view: View,
+) -> None:  # fmt: skip
+    """Run the trials; `weights` is, by trial id, the run whose weights to measure, or None to train."""
+    if not todo:
+        return
     from ray import tune
 
     class Events(tune.Callback):
@@ -128,8 +116,9 @@ def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, d
             return tune.Callback, ()  # Tune pickles its callbacks for its own restore, which is not ours
 
         def on_trial_start(self, iteration, trials, trial, **info):
-            store.start(runs[trial.config["cell"]["id"]])
-            view.begin(trial.config["cell"]["id"])
+            key = trial.config["cell"]["id"]
+            store.start(runs[key], weights[key])
+            view.begin(key)
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
             key = trial.config["cell"]["id"]
@@ -149,6 +138,7 @@ def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, d
             "id": t.id,
             "fields": flatten(t),
             "run_id": runs[t.id],
+            "weights": weights[t.id],
             "uri": store.uri,
             "place": {k: str(v.resolve()) for k, v in asdict(place).items()},
             "device": device,
@@ -158,7 +148,7 @@ def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, d
     share = {"CPU": 1} | ({"GPU": 1} if device == "cuda" else {})
     with tempfile.TemporaryDirectory(prefix="tune-") as scratch, contextlib.redirect_stdout(io.StringIO()):
         tune.Tuner(
-            tune.with_resources(_work, tune.PlacementGroupFactory([share])),
+            tune.with_resources(_trial, tune.PlacementGroupFactory([share])),
             param_space={"cell": tune.grid_search(cells)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,  # a warm worker: torch and MLflow are imported once, not once a trial
@@ -168,7 +158,7 @@ def _tune(todo: list[Trial], runs: dict[str, str], store: Store, place: Place, d
         ).fit()
 
 
-def _work(config: dict) -> None:
+def _trial(config: dict) -> None:
     """A trial in its worker: whatever goes wrong ends this trial as failed, with the reason, and no other."""
     import time
 
@@ -188,7 +178,12 @@ def _work(config: dict) -> None:
 
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     try:
-        run(trial, sink, place, cell["device"], progress)
+        if cell["weights"] is None:
+            run(trial, sink, place, cell["device"], progress)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                found = tracking.weights(cell["uri"], cell["weights"], Path(folder))
+                measure(trial, found, sink, place, cell["device"], progress)
     except Diverged as error:
         tune.report({"failure": str(error)})
     except Exception as error:
@@ -199,8 +194,3 @@ def _work(config: dict) -> None:
         tune.report({"failure": f"{type(error).__name__}: {error}"})
     else:
         tune.report({"finished": True})
-
-
-def cpus() -> int:
-    """CPUs this process may use, at one trial each."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -8,13 +8,19 @@ from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
+from harness.extractors import SPATIAL
+
 NAME = "efficientnet-lite0-64"
 SIDE = 64  # images are resized to this: 12 times cheaper than ImageNet's 224, and ample for 32x32 pixels
+STAGES = 5  # of the network's seven, up to the last of stride 16: 112 channels of 4x4, 1,792 spatial features
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the weights were trained with
 
 
 class Lite0(FeatureExtractorBase):
-    """EfficientNet-Lite0 at 64x64: pooled features (N, 1280) and ImageNet logits (N, 1000) of uint8 (N, 3, S, S)."""
+    """EfficientNet-Lite0 at 64x64: pooled features (N, 1280) and ImageNet logits (N, 1000) of uint8 (N, 3, S, S).
+
+    And for sFID the feature map of stride 16, (N, 1792), as `mixed_6/conv` is of the Inception network.
+    """
 
     def __init__(self, name: str, features_list: list[str], **_):
         super().__init__(name, features_list)
@@ -22,7 +28,7 @@ class Lite0(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        return "1280", "logits"
+        return "1280", "logits", SPATIAL
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
@@ -37,8 +43,11 @@ class Lite0(FeatureExtractorBase):
         mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD))  # (3, 1, 1)
         x = F.interpolate(images.float() / 255, size=SIDE, mode="bilinear", antialias=True)  # (N, 3, 64, 64)
         x = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
-        pooled = self.net.forward_head(self.net.forward_features(x), pre_logits=True)  # (N, 1280)
-        out = {"1280": pooled.float(), "logits": self.net.classifier(pooled).float()}
+        x = self.net.blocks[:STAGES](self.net.bn1(self.net.conv_stem(x)))  # (N, 112, 4, 4)
+        spatial = x.flatten(1)
+        x = self.net.bn2(self.net.conv_head(self.net.blocks[STAGES:](x)))  # (N, 1280, 2, 2)
+        pooled = self.net.forward_head(x, pre_logits=True)  # (N, 1280)
+        out = {"1280": pooled.float(), "logits": self.net.classifier(pooled).float(), SPATIAL: spatial.float()}
         return tuple(out[name] for name in self.features_list)
 
 

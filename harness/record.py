@@ -11,6 +11,7 @@ TAG_ID = "trial_id"  # MLflow tag: the trial's content hash
 TAG_SWEEP = "sweep"  # MLflow tag: the sweep that made the run
 TAG_KIND = "kind"  # MLflow tag: "trial" or "sweep" (the parent run that holds the report)
 TAG_PARENT = "sweep_run"  # MLflow tag of a trial's run: the id of the sweep's own run
+TAG_WEIGHTS = "weights_run"  # MLflow tag of a run that trained nothing: the id of the run whose weights it measured
 TAG_REASON = "failure"  # MLflow tag on a failed run: the step and the reason
 CELLS = "cells.json"  # artifact of a sweep's parent run: the trial ids of its last launch, in order
 SAMPLES = "samples"  # artifact folder of a trial: one PNG grid per evaluation, named by images seen
@@ -58,6 +59,7 @@ METRICS = {
         Quantity("val_loss", float, "", "noise MSE of the EMA model on held-out images, fixed noise, even grid of "
                  "timesteps", "lower", "Held-out loss"),
         Quantity("fid", float, "", "Frechet distance to the training images", "lower", "FID"),
+        Quantity("sfid", float, "", "the same in features that keep their places in the image", "lower", "sFID"),
         Quantity("kid", float, "", "kernel distance, unbiased at small counts", "lower", "KID"),
         Quantity("inception_score", float, "", "of the extractor's class probabilities", "higher", "Inception Score"),
         Quantity("precision", float, "", "generated samples inside the real manifold", "higher", "Precision"),
@@ -70,4 +72,4 @@ METRICS = {
 }  # fmt: skip
 
 # The metrics of an evaluation that a report ranks models by, in the order of the paper's Figure 12.
-QUALITY = ("fid", "kid", "inception_score", "precision", "recall", "val_loss")
+QUALITY = ("fid", "sfid", "kid", "inception_score", "precision", "recall", "val_loss")

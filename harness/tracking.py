@@ -14,13 +14,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness import record
-from harness.config import ConfigError, Trial, flatten
+from harness.config import ConfigError, Trial, flatten, make
 
 LIBRARIES = ("torch", "ray", "mlflow", "torch-fidelity", "timm", "pandas", "numpy")
 
@@ -137,23 +137,57 @@ class Store:
     def runs(self, wanted: Iterable[str]) -> dict[str, Run]:
         """The best run of each trial id that has one, over all experiments: finished before newest."""
         wanted, found = set(wanted), {}
-        experiments = [e.experiment_id for e in self.client.search_experiments()]
-        token = None
+        for run in self._trials():
+            key = run.data.tags.get(record.TAG_ID)
+            if key in wanted and not (key in found and found[key].status == "FINISHED"):
+                reason = run.data.tags.get(record.TAG_REASON, "")
+                found[key] = Run(run.info.run_id, run.info.status, reason)
+        return found
+
+    def trained(self, wanted: Iterable[str]) -> dict[str, str]:
+        """Training id -> a finished run that has those weights. What a run trained follows from its params."""
+        wanted, found = set(wanted), {}
+        settings = flatten(make({"model.size": "S", "model.patch": 2})).keys()
+        for run in self._trials():
+            if run.info.status == "FINISHED" and record.TAG_WEIGHTS not in run.data.tags:
+                try:
+                    key = make({k: v for k, v in run.data.params.items() if k in settings}).training_id
+                except ConfigError:
+                    continue  # made by another version of the settings
+                if key in wanted:
+                    found[key] = run.info.run_id
+        return found
+
+    def finished(self, wanted: str) -> str:
+        """The id of the finished run that has this trial id, run id or name, or of the one whose weights it measured.
+
+        Raises ConfigError if there is none, or if several trials share the name.
+        """
+        found: dict[str, str] = {}
+        for run in self._trials():
+            key = run.data.tags.get(record.TAG_ID, "")
+            if run.info.status == "FINISHED" and wanted in (key, run.info.run_id, run.info.run_name):
+                found[key] = run.data.tags.get(record.TAG_WEIGHTS, run.info.run_id)
+        if len(set(found.values())) > 1:
+            raise ConfigError(f"run: several are called '{wanted}'; name one by its id: {', '.join(sorted(found))}")
+        if not found:
+            raise ConfigError(f"run: no finished run is called '{wanted}'; make status SWEEP=... lists names and ids")
+        return next(iter(found.values()))
+
+    def _trials(self) -> Iterator:
+        """Every trial's run of the store, oldest first."""
+        experiments, token = [e.experiment_id for e in self.client.search_experiments()], None
         while True:
             page = self.client.search_runs(
                 experiments, f"tags.{record.TAG_KIND} = 'trial'", max_results=1000, page_token=token,
                 order_by=["attributes.start_time ASC"],
             )  # fmt: skip
-            for run in page:
-                key = run.data.tags.get(record.TAG_ID)
-                if key in wanted and not (key in found and found[key].status == "FINISHED"):
-                    reason = run.data.tags.get(record.TAG_REASON, "")
-                    found[key] = Run(run.info.run_id, run.info.status, reason)
+            yield from page
             token = page.token
             if not token:
-                return found
+                return
 
-    def create(self, trial: Trial, sweep: str, parent: str, params: dict[str, Any]) -> str:
+    def create(self, trial: Trial, name: str, sweep: str, parent: str, params: dict[str, Any]) -> str:
         """A scheduled run for a trial, with its settings and facts as params; returns its id."""
         from mlflow.entities import Param
 
@@ -161,7 +195,7 @@ class Store:
         tags = {
             record.TAG_KIND: "trial", record.TAG_ID: trial.id, record.TAG_SWEEP: sweep, record.TAG_PARENT: parent,
         }  # fmt: skip
-        run_id = self.client.create_run(self.experiment(sweep), run_name=trial.name, tags=tags).info.run_id
+        run_id = self.client.create_run(self.experiment(sweep), run_name=name, tags=tags).info.run_id
         params = flatten(trial) | params
         self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
         self.set(run_id, "SCHEDULED")
@@ -172,11 +206,11 @@ class Store:
         self.client.log_artifact(run_id, str(page))
         self.set(run_id, "FINISHED")
 
-    def start(self, run_id: str) -> None:
-        """A run is about to be worked on, by this code with these libraries."""
+    def start(self, run_id: str, weights_run: str | None = None) -> None:
+        """A run is about to be worked on, by this code with these libraries, on weights of another run or its own."""
         from mlflow.entities import RunTag
 
-        tags = provenance() | {record.TAG_REASON: ""}
+        tags = provenance() | {record.TAG_REASON: ""} | ({record.TAG_WEIGHTS: weights_run} if weights_run else {})
         self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         self.set(run_id, "RUNNING")
 
@@ -188,6 +222,11 @@ class Store:
             self.client.set_terminated(run_id, status)
         else:
             self.client.update_run(run_id, status=status)
+
+
+def weights(uri: str, run_id: str, folder: Path) -> Path:
+    """Fetch a run's EMA weights; returns the safetensors file in the folder, with its config.json beside it."""
+    return Path(_client(uri).download_artifacts(run_id, record.WEIGHTS, str(folder))) / "ema.safetensors"
 
 
 def provenance() -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness import diffusion
 from harness.config import Trial
-from harness.data import Images, normalise
+from harness.data import Images
 
 
 class Diverged(RuntimeError):
@@ -139,17 +139,15 @@ def objective(
 
 
 def draw(data: Images, trial: Trial, images: int, timesteps: int, null: int, device: str) -> tuple[Tensor, ...]:
-    """The batch after `images` seen: x0 (N, C, S, S) in [-1, 1], y (N,), index (N,), noise (N, C, S, S)."""
+    """The batch after `images` seen: x0 (N, C, S, S), y (N,), index (N,), noise (N, C, S, S)."""
     n, seed = trial.train.batch, trial.seed
     rng = generator(device, "batch", seed, images)
     chosen = batch_indices(seed, images, n, len(data.labels))
     if data.images.is_cuda:
         chosen = chosen.pin_memory().to(data.images.device, non_blocking=True)  # or the host would wait for the copy
-    x0 = normalise(data.images[chosen].to(device, non_blocking=True))
+    mirrored = torch.rand(n, generator=rng, device=device) < 0.5 if trial.data.flip else None
+    x0 = data.examples(chosen, mirrored, device, rng)
     y = data.labels[chosen].to(device, non_blocking=True)
-    if trial.data.flip:
-        mirrored = torch.rand(n, generator=rng, device=device) < 0.5
-        x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
     dropped = torch.rand(n, generator=rng, device=device) < trial.train.label_dropout
     y = torch.where(dropped, null, y)
     index = torch.randint(timesteps, (n,), generator=rng, device=device)

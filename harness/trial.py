@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness import checkpoint, data, diffusion, extractors, hardware, record
@@ -67,7 +67,8 @@ def facts(trial: Trial, digest: str, device: str) -> dict[str, Any]:
 def bench(trial: Trial, place: Place) -> Bench:
     """What the trial is measured against. Raises ConfigError if the data cannot be had."""
     name = trial.data.dataset
-    real, held_out = (data.load(name, split, place.data) for split in ("train", "test"))
+    real = data.reference(name, trial.evaluate.reference, place.data)
+    held_out = data.load(name, "test", place.data)
     return Bench(trial, real, held_out, place.data, place.cache)
 
 
@@ -78,20 +79,16 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
     each evaluation.
     Raises Diverged if the loss leaves the finite numbers.
     """
-    torch.set_float32_matmul_precision("high")
-    against = bench(trial, place)
-    against.prepare(device)
-    dataset, priced = data.lookup(trial.data.dataset), cost(trial)
-    dtype = hardware.arithmetic(trial.train.precision, device)
-    state = State(build(trial.model, *_shape(dataset), seed=trial.seed), trial, device, dtype)
-    mirror = build(trial.model, *_shape(dataset), seed=None).to(device, dtype).eval()  # the EMA model under measurement
+    judge = Judge(trial, sink, place, device)
+    dataset, priced = judge.dataset, judge.priced
+    state = State(build(trial.model, *_shape(dataset), seed=trial.seed), trial, device, judge.dtype)
     clock = Clock()
     saved = checkpoint.load(place.checkpoint(trial), device)
     if saved:
         state.load_state_dict(saved["state"])
         clock.trained = saved["trained"]
 
-    images = _training_images(against.real, trial, device)
+    images = data.load(trial.data.dataset, "train", place.data).first(trial.data.images, device)
     every = -(-trial.train.steps // LOGS)
     compiled = hardware.compile_pays(priced.train_gflops(trial.train.images), device)
 
@@ -110,12 +107,7 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
             tell(step.images, sum(mark < step.images for mark in trial.cadence), metrics)
             window = []
         if measure:
-            mirror.load_state_dict(state.ema_weights())
-            started = time.perf_counter()
-            metrics, sheet = evaluate(Subject(mirror, trial, device), against)
-            metrics |= spent(priced.train_gflops(step.images)) | {"eval_seconds": time.perf_counter() - started}
-            sink.log(step.images, metrics)
-            send_sheet(sink, sheet, step.images)
+            metrics = judge.measure(state.ema_weights(), step.images)
             tell(step.images, sum(mark <= step.images for mark in trial.cadence), metrics)
         if measure or (not window and clock.since_save() > CHECKPOINT_SECONDS):  # only what was found to be finite
             checkpoint.save(place.checkpoint(trial), {"state": state.state_dict(), "trained": clock.trained})
@@ -124,6 +116,39 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
             clock.start()
     send_weights(sink, state.ema_weights(), trial)
     place.checkpoint(trial).unlink(missing_ok=True)
+
+
+def measure(
+    trial: Trial, weights: Path, sink: Sink, place: Place, device: str,
+    progress: Callable[[dict], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Measure what another trial trained, from its EMA weights (safetensors): the last evaluation of `run` alone."""
+    images = trial.cadence[-1]
+    metrics = Judge(trial, sink, place, device).measure(load_file(weights), images)
+    progress({"images": images, "share": 1.0} | metrics)
+
+
+class Judge:
+    """What measures a trial's models: the real images' statistics, a model to load weights into, and the sink."""
+
+    def __init__(self, trial: Trial, sink: Sink, place: Place, device: str):
+        torch.set_float32_matmul_precision("high")
+        self.trial, self.sink, self.device = trial, sink, device
+        self.against = bench(trial, place)  # which makes a dataset of latents known
+        self.dataset, self.priced = data.lookup(trial.data.dataset), cost(trial)
+        self.against.prepare(device)
+        self.dtype = hardware.arithmetic(trial.train.precision, device)
+        self.net = build(trial.model, *_shape(self.dataset), seed=None).to(device, self.dtype).eval()
+
+    def measure(self, weights: dict[str, Tensor], images: int) -> dict[str, float]:
+        """Evaluate and log; `weights` is the EMA by parameter name after `images` seen."""
+        self.net.load_state_dict(weights)
+        started = time.perf_counter()
+        metrics, sheet = evaluate(Subject(self.net, self.trial, self.device), self.against)
+        metrics |= spent(self.priced.train_gflops(images)) | {"eval_seconds": time.perf_counter() - started}
+        self.sink.log(images, metrics)
+        send_sheet(self.sink, sheet, images)
+        return metrics
 
 
 class Clock:
@@ -164,11 +189,12 @@ def spent(train_gflops: float) -> dict[str, float]:
 
 
 def send_sheet(sink: Sink, sheet: Tensor, images: int) -> None:
-    """Send a sheet of samples, uint8 (rows*S, columns*S, 3), as a PNG named by images seen, at twice its size."""
+    """Send a sheet of samples, uint8 (rows*S, columns*S, 3), as a PNG named by images seen; small ones are enlarged."""
     picture = Image.fromarray(sheet.numpy())
+    zoom = 2 if picture.width <= 1024 else 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{images:010d}.png"
-        picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
+        picture.resize((zoom * picture.width, zoom * picture.height), Image.Resampling.NEAREST).save(path)
         sink.file(path, record.SAMPLES)
 
 
@@ -184,9 +210,3 @@ def send_weights(sink: Sink, weights: dict[str, Tensor], trial: Trial) -> None:
 
 def _shape(dataset: data.Dataset) -> tuple[int, int, int]:
     return dataset.channels, dataset.side, dataset.classes
-
-
-def _training_images(real: data.Images, trial: Trial, device: str) -> data.Images:
-    """The images trained on, moved to the device once where it has memory of its own."""
-    count = trial.data.images or len(real)
-    return data.Images(real.images[:count].to(device), real.labels[:count].to(device), real.digest)

@@ -1,11 +1,13 @@
-"""The door: `python -m sweeps run|plan|status|list`, as the Makefile calls it."""
+"""The door: `python -m sweeps run|plan|status|list|export`, as the Makefile calls it."""
 
 import importlib
 import json
 import os
 import pkgutil
 import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from rich.table import Table
 
 import sweeps
 from harness.config import ConfigError, Trial, lookup_scale, override
+from harness.config import names as display_names
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under Windows
 SHOWN = 200  # trials a plan's table shows; its JSON has all
@@ -46,10 +49,20 @@ def expand(sweep: str, scale: str, settings: str, extractor: str) -> list[Trial]
     return override(chosen, settings)
 
 
-def checked(cells: list[Trial]) -> list[Trial]:
+def members(sweep: str) -> tuple[str, ...]:
+    """The sweeps that a sweep runs: itself, unless its file names others in SWEEPS."""
+    if sweep not in names():
+        return (sweep,)
+    return getattr(importlib.import_module(f"sweeps.{sweep}"), "SWEEPS", (sweep,))
+
+
+def checked(cells: list[Trial], data: Path) -> list[Trial]:
     """The cells, all of which can be built. Raises ConfigError for the first that cannot."""
+    from harness.data import discover
     from harness.trial import check
 
+    for name in {cell.data.dataset for cell in cells}:
+        discover(name, data)
     for cell in cells:
         check(cell)
     return cells
@@ -99,23 +112,27 @@ def plan(
     """What would be run, and what it costs, before spending any."""
     if form not in ("table", "json"):
         raise ConfigError(f"--format: unknown format '{form}'; allowed: table, json")
-    cells = checked(expand(sweep, scale, settings, extractor))
+    cells = checked(expand(sweep, scale, settings, extractor), data)
     from harness import estimate, hardware
     from harness.cost import cost
+    from harness.launch import trainers
 
     speed, device = estimate.measure(out / "cache"), hardware.device()
-    known = statuses(cells, out)
+    known, called = statuses(cells, out), display_names(cells)
+    trains = trainers([t for t in cells if known.get(t.id, ("",))[0] != "done"], weights(cells, out))
     rows = []
     for cell in cells:
         priced, images = cost(cell), cell.train.steps * cell.train.batch
+        state = known.get(cell.id, ("to do", ""))[0]
         rows.append({
-            "id": cell.id, "name": cell.name, "size": cell.model.size, "depth": cell.model.depth,
+            "id": cell.id, "name": called[cell.id], "size": cell.model.size, "depth": cell.model.depth,
             "width": cell.model.width, "heads": cell.model.heads, "patch": cell.model.patch,
             "conditioning": cell.model.conditioning, "tokens": priced.tokens,
             "params_m": round(priced.params / 1e6, 4), "gflops": round(priced.gflops, 6),
             "train_gflops": round(priced.train_gflops(images), 3), "images": images, "seed": cell.seed,
-            "seconds": round(speed.seconds(cell), 1), "memory_gb": round(estimate.memory(cell, device) / 1e9, 2),
-            "status": known.get(cell.id, ("to do", ""))[0],
+            "seconds": round(speed.seconds(cell, cell in trains), 1),
+            "memory_gb": round(estimate.memory(cell, device) / 1e9, 2),
+            "status": "to measure" if state == "to do" and cell not in trains else state,
         })  # fmt: skip
     if form == "json":
         print("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")  # a line a trial: `indent` would be far slower
@@ -141,8 +158,9 @@ def show_plan(sweep: str, rows: list[dict], at_once: int) -> None:
         console.print(f"... and {len(rows) - SHOWN:,} more; FORMAT=json lists them all", highlight=False)
     left = [r for r in rows if r["status"] != "done"]
     wall = max([sum(r["seconds"] for r in left) / at_once, *(r["seconds"] for r in left)]) if left else 0
+    trained = sum(r["train_gflops"] for r in left if r["status"] != "to measure")
     console.print(
-        f"{len(rows) - len(left)} done, {len(left)} to do: {sum(r['train_gflops'] for r in left):.3g} training Gflops, "
+        f"{len(rows) - len(left)} done, {len(left)} to do: {trained:.3g} training Gflops, "
         f"about {clock(wall)} on this machine with {at_once} trials at a time\n"
         "(Gflops: forward multiply-adds of one image, the paper's convention; times are a forecast)",
         highlight=False,
@@ -156,39 +174,55 @@ def run(
     out: Out = Path("runs"), data: Data = Path("data"),
 ) -> None:  # fmt: skip
     """Run what is not yet done, then write the report. Ends non-zero if a trial failed."""
-    cells = expand(sweep, scale, settings, extractor)
+    parts = {part: expand(part, scale, settings, extractor) for part in members(sweep)}
     console = Console(file=sys.stdout)  # held: Tune prints to sys.stdout, which is silenced meanwhile
-    page = out / "reports" / sweep / "report.html"
-    if page.exists() and complete(sweep, cells, out):  # the usual case of a repeated command: no torch, no Ray
-        say_end(console, sweep, len(cells), [], {}, page)
-        return
-    from harness.launch import launch, only_driver
-    from harness.tracking import Store, default_uri
-    from harness.trial import Place
-
-    checked(cells)
-    place = Place(data.resolve(), out.resolve())
-    with only_driver(place.out):
-        store = Store(default_uri(place.out), place.out)
-        outcome = launch(cells, sweep, store, place, console)
-        done = len(cells) - len(outcome.failed)
-        if done:
-            from analysis.report import write
-
-            store.attach(outcome.parent, write(store.uri, sweep, place.out))
-        say_end(console, sweep, len(cells), outcome.finished, outcome.failed, page if done else None)
-    if outcome.failed:
+    left = {}
+    for part, cells in parts.items():
+        if complete(part, cells, out):  # the usual case of a repeated command: no torch, no Ray
+            say_end(console, part, len(cells), [], {}, page_of(part, out))
+        else:
+            left[part] = cells
+    failed = [part for part, cells in left.items() if not train(part, cells, out, data, console)]
+    if failed:
         raise typer.Exit(1)
+
+
+def train(sweep: str, cells: list[Trial], out: Path, data: Path, console: Console) -> bool:
+    """Launch a sweep and write its report; False if a trial failed."""
+    from harness.cluster import cluster, only_driver
+
+    with cluster("harness.launch", "mlflow") as device_of:
+        from harness.launch import launch  # takes seconds, in which the cluster starts
+        from harness.tracking import Store, default_uri
+        from harness.trial import Place
+
+        checked(cells, data)
+        place = Place(data.resolve(), out.resolve())
+        with only_driver(place.out):
+            store = Store(default_uri(place.out), place.out)
+            outcome = launch(cells, sweep, store, place, device_of, console)
+            done = len(cells) - len(outcome.failed)
+            if done:
+                from analysis.report import write
+
+                store.attach(outcome.parent, write(store.uri, sweep, place.out))
+            say_end(console, sweep, len(cells), outcome.finished, outcome.failed, page_of(sweep, out) if done else None)
+    return not outcome.failed
+
+
+def page_of(sweep: str, out: Path) -> Path:
+    return out / "reports" / sweep / "report.html"
 
 
 def complete(sweep: str, cells: list[Trial], out: Path) -> bool:
     """Is every cell finished, and were they the cells of the sweep's last launch, which its report shows?"""
-    known = statuses(cells, out)
-    if any(known.get(cell.id, ("to do",))[0] != "done" for cell in cells):
+    if not page_of(sweep, out).exists():
         return False
-    from harness.tracking import Store, default_uri
-
-    return Store(default_uri(out), out).cells(sweep) == [cell.id for cell in cells]
+    store = store_there(out)
+    if store is None or store.cells(sweep) != [cell.id for cell in cells]:
+        return False
+    known = store.runs(cell.id for cell in cells)
+    return all(cell.id in known and known[cell.id].status == "FINISHED" for cell in cells)
 
 
 def say_end(
@@ -211,7 +245,7 @@ def status(
     out: Out = Path("runs"), data: Data = Path("data"),
 ) -> None:  # fmt: skip
     """Which trials are done, running, failed or to do."""
-    cells = checked(expand(sweep, scale, settings, extractor))
+    cells = checked(expand(sweep, scale, settings, extractor), data)
     known = statuses(cells, out)
     for cell in cells:
         state, reason = known.get(cell.id, ("to do", ""))
@@ -229,17 +263,55 @@ def links(address: Annotated[str, typer.Argument(help="of the MLflow UI")], out:
         print(f"{name:14} {address}/{page}")
 
 
+@app.command()
+@plain_errors
+def export(
+    run: Annotated[str, typer.Argument(help="a finished run: its name or id, or the folder of its weights")],
+    to: Annotated[Path, typer.Option("--to", help="folder to write")],
+    form: Annotated[str, typer.Option("--format", help="diffusers or official")] = "diffusers",
+    coder: Annotated[Path | None, typer.Option("--autoencoder", help="folder of the AutoencoderKL of latents")] = None,
+    out: Out = Path("runs"), data: Data = Path("data"),
+) -> None:  # fmt: skip
+    """Write a run's EMA weights for other programs."""
+    from harness import interop
+
+    if os.path.isdir(run):
+        network = interop.load_run(run, data)
+    else:
+        from harness import tracking
+
+        store = store_there(out)
+        if store is None:
+            raise ConfigError(f"--out: '{out}' has no runs yet; allowed: the folder of a sweep that was run")
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = tracking.weights(store.uri, store.finished(run), Path(scratch))
+            network = interop.load_run(weights.parent, data)
+    print(interop.export(replace(network, coder=coder) if coder else network, to, form))
+
+
 WORDS = {"FINISHED": "done", "FAILED": "failed", "KILLED": "to do", "RUNNING": "running", "SCHEDULED": "to do"}
 
 
 def statuses(cells: list[Trial], out: Path) -> dict[str, tuple[str, str]]:
-    """trial id -> (status, reason) of the trials that have a run; no store is made just to look."""
+    """trial id -> (status, reason) of the trials that have a run."""
+    store = store_there(out)
+    found = store.runs(cell.id for cell in cells) if store else {}
+    return {key: (WORDS[run.status], run.reason if run.status == "FAILED" else "") for key, run in found.items()}
+
+
+def weights(cells: list[Trial], out: Path) -> dict[str, str]:
+    """training id -> the finished run that has its weights."""
+    store = store_there(out)
+    return store.trained(cell.training_id for cell in cells) if store else {}
+
+
+def store_there(out: Path) -> Any:
+    """The tracking store, or None where there is none yet: none is made just to look."""
     if not (os.environ.get("MLFLOW_TRACKING_URI") or (out / "mlflow.db").exists()):
-        return {}
+        return None
     from harness.tracking import Store, default_uri
 
-    found = Store(default_uri(out), out).runs(cell.id for cell in cells)
-    return {key: (WORDS[run.status], run.reason if run.status == "FAILED" else "") for key, run in found.items()}
+    return Store(default_uri(out), out)
 
 
 def workers(device: str) -> int:
@@ -248,7 +320,7 @@ def workers(device: str) -> int:
         import torch
 
         return torch.cuda.device_count()
-    from harness.launch import cpus
+    from harness.cluster import cpus
 
     return cpus()
 

@@ -32,14 +32,14 @@ def pictures(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Pooled(torch_fidelity.FeatureExtractorBase):
-    """Four features and four logits: the means of an image's quarters."""
+    """Four features and four logits, the means of an image's quarters; sixteen spatial ones, of its sixteenths."""
 
     def __init__(self, name, features_list, **_):
         super().__init__(name, features_list)
 
     @staticmethod
     def get_provided_features_list():
-        return "4", "logits"
+        return "4", "logits", extractors.SPATIAL
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric):
@@ -50,8 +50,9 @@ class Pooled(torch_fidelity.FeatureExtractorBase):
         return False
 
     def forward(self, images):
-        means = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 64, 2).flatten(1)
-        return tuple({"4": means, "logits": means}[name] for name in self.features_list)
+        grey = images.float().mean(1, keepdim=True) / 64
+        means, places = (torch.nn.functional.adaptive_avg_pool2d(grey, side).flatten(1) for side in (2, 4))
+        return tuple({"4": means, "logits": means, extractors.SPATIAL: places}[name] for name in self.features_list)
 
 
 def _register() -> str:

@@ -8,7 +8,20 @@ import pytest
 from pydantic import ValidationError
 
 from harness import config
-from harness.config import SCALES, SIZES, ConfigError, Train, Trial, base, change, flatten, grid, make, override
+from harness.config import (
+    SCALES,
+    SIZES,
+    ConfigError,
+    Train,
+    Trial,
+    base,
+    change,
+    flatten,
+    grid,
+    make,
+    names,
+    override,
+)
 
 GOLDEN = {  # ids that runs made by earlier versions carry: a change here orphans them
     "default S/4": ("58d5a53b431d", {"model.size": "S", "model.patch": 4}),
@@ -57,6 +70,26 @@ def test_a_field_added_later_leaves_old_ids_alone(monkeypatch):
     monkeypatch.setitem(config.ADDED_LATER, "train.warmup", 0)
     assert Newer.model_validate(fields).id == old.id
     assert Newer.model_validate(fields | {"train": {"warmup": 5}}).id != old.id
+
+
+def test_trials_that_differ_in_evaluation_alone_share_their_training():
+    one = make(base("cpu"))
+    assert {change(one, **{f"evaluate__{k}": v}).training_id for k, v in {"steps": 99, "samples": 7}.items()} == {
+        one.training_id
+    }
+    others = {"train__lr": 1e-5, "seed": 3, "model__patch": 8, "diffusion__schedule": "cosine", "data__flip": False}
+    assert len({one.training_id, *(change(one, **{k: v}).training_id for k, v in others.items())}) == 6
+
+
+def test_names_say_what_tells_trials_of_one_name_apart():
+    trials = grid(base("cpu", "2x80", 8), {"train.lr": [1e-3, 2e-3], "evaluate.steps": [4, 8]})
+    other = make(base("cpu", "2x80", 4))
+    called = names([*trials, other])
+    assert [called[t.id] for t in trials[:2]] == [
+        "DiT-2x80/8 adaLN-Zero seed 0, lr 0.001, steps 4",
+        "DiT-2x80/8 adaLN-Zero seed 0, lr 0.001, steps 8",
+    ]
+    assert called[other.id] == other.name and len(set(called.values())) == 5
 
 
 def test_settings_are_frozen():

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -208,9 +209,7 @@ def test_latents_can_be_planned_for_but_not_loaded(tmp_path):
     latents = data.lookup("imagenet-256-latents")
     assert (latents.shape, latents.classes, latents.bounded) == ((4, 32, 32), 1000, False)
     message = refused(tmp_path, "imagenet-256-latents")
-    assert str(tmp_path / "imagenet-256-latents.parquet") in message and "not yet part" in message
-    (tmp_path / "imagenet-256-latents.parquet").write_bytes(b"hours of work")
-    assert "delete" not in refused(tmp_path, "imagenet-256-latents")
+    assert str(tmp_path / "imagenet-256-latents" / "manifest.json") in message and "make latents" in message
 
 
 def test_cifar10_comes_through_torchvision(tmp_path, monkeypatch):
@@ -231,6 +230,28 @@ def test_cifar10_comes_through_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", unreachable)
     (tmp_path / "cifar10.parquet").unlink()
     assert "cifar-10-python.tar.gz" in refused(tmp_path, "cifar10")
+
+
+def test_cifar10_s_own_files_are_read_as_they_are_laid_out(tmp_path, monkeypatch):
+    """A batch is a pickle of images in rows: 1024 values of red, then of green, then of blue."""
+    from torchvision.datasets import CIFAR10
+
+    place, listed = tmp_path / "cifar-10-batches-py", {}
+    place.mkdir()
+    rows = np.random.default_rng(0).integers(0, 256, (2, 3072), np.uint8)
+    for name, content in {
+        "data_batch_1": {"data": rows, "labels": [6, 9]},
+        "test_batch": {"data": rows[:1], "labels": [3]},
+        "batches.meta": {"label_names": list(data.DATASETS["cifar10"].class_names)},
+    }.items():
+        (place / name).write_bytes(pickle.dumps(content))
+        listed[name] = hashlib.md5((place / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", listed["data_batch_1"]]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", listed["test_batch"]]])
+    monkeypatch.setitem(CIFAR10.meta, "md5", listed["batches.meta"])
+    train, test = (data.load("cifar10", split, tmp_path) for split in data.SPLITS)
+    assert np.array_equal(train.images.numpy(), rows.reshape(2, 3, 32, 32)) and train.labels.tolist() == [6, 9]
+    assert len(test) == 1 and test.labels.tolist() == [3]
 
 
 def test_debian_s_package_is_unpacked_without_root_even_where_apt_has_no_lists(tmp_path, monkeypatch):

@@ -142,6 +142,30 @@ def test_ddim_steps_are_those_of_diffusers(steps, bounded):
         x = after
 
 
+@pytest.mark.parametrize("steps", [250, 10, 3, 1])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_dpm_solver_steps_are_those_of_diffusers(steps, schedule, bounded):
+    """Driven by hand over the whole process, with its own way from noise to image and its own clipping."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    abar = torch.cumprod(1 - SCHEDULES[schedule](1000), 0)  # in fp64
+    kept = np.linspace(0, 999, steps).round().astype(int) if steps > 1 else np.array([999])
+    theirs = DPMSolverMultistepScheduler(
+        1000, thresholding=bounded, final_sigmas_type="sigma_min", euler_at_final=True
+    )  # thresholding at 1 is a clip
+    theirs.alphas_cumprod = abar
+    theirs.set_timesteps(timesteps=kept[:0:-1].tolist())
+    x, y = noise(4, 1, 4, 4), torch.tensor([0, 1, 2, 3])
+    *ours, last = SAMPLERS["dpm++"](process(schedule).respaced(steps), oracle, x, y, bounded, None)
+    for t, after in zip(theirs.timesteps, ours, strict=True):
+        expected = theirs.step(oracle(x, t.expand(4), y)[:, :1], t, x).prev_sample
+        torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
+        x = after
+    clean = (x - (1 - abar[kept[0]]).sqrt() * oracle(x, torch.full((4,), kept[0]), y)[:, :1]) / abar[kept[0]].sqrt()
+    torch.testing.assert_close(last, (clean.clamp(-1, 1) if bounded else clean).float(), atol=1e-4, rtol=1e-4)
+
+
 def gaussian(mean, std, p, steps):
     """The perfect model of data whose values are all N(mean, std): the best noise, and the exact covariance."""
     short = p.respaced(steps)
@@ -162,7 +186,7 @@ def gaussian(mean, std, p, steps):
     return model
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 250), ("ddpm", 8), ("ddim", 500)])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 250), ("ddpm", 8), ("ddim", 500), ("dpm++", 100)])
 @pytest.mark.parametrize(("mean", "std"), [(0.3, 0.2), (-1.0, 0.5), (0.0, 1.0)])
 def test_a_perfect_model_gives_the_data_s_mean_and_variance(sampler, steps, mean, std):
     """With the exact covariance DDPM is exact at any number of steps; DDIM solves an equation, and needs some."""
@@ -172,6 +196,25 @@ def test_a_perfect_model_gives_the_data_s_mean_and_variance(sampler, steps, mean
     assert x.shape == (64, 1, 16, 16)
     assert x.mean().item() == pytest.approx(mean, abs=0.015)
     assert x.std().item() == pytest.approx(std, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean", "std"), [("linear", 0.3, 0.2), ("linear", -1.0, 0.5), ("cosine", 0.3, 0.2)]
+)
+def test_dpm_solver_is_of_second_order_and_ddim_of_first(schedule, mean, std):
+    """Of Gaussian data the deterministic path of every noise is known: it keeps its place in the distribution."""
+    p, x, y = process(schedule), noise(8, 1, 8, 8).double(), torch.zeros(8, dtype=torch.long)
+    last = p.abar[-1].double()
+    exact = mean + std * (x - last.sqrt() * mean) / (std**2 * last + 1 - last).sqrt()
+
+    def error(sampler, steps):
+        *_, end = SAMPLERS[sampler](p.respaced(steps), gaussian(mean, std, p, steps), x, y, False, None)
+        return (end - exact).square().mean().sqrt().item()
+
+    first, second = ([error(sampler, steps) for steps in (5, 10, 20, 80)] for sampler in ("ddim", "dpm++"))
+    assert all(b < a for a, b in zip(first, second, strict=True))
+    assert 3 < first[2] / first[3] < 5  # four times the steps
+    assert second[2] / second[3] > 12
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

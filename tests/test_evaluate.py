@@ -7,17 +7,18 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torch_fidelity
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from harness import data, diffusion, evaluate, extractors, lite0, record
 from harness.config import ConfigError
-from harness.evaluate import EVALUATORS, Samples, Subject, fidelity, sheet, val_loss
-from harness.extractors import EXTRACTORS
+from harness.evaluate import EVALUATORS, Reals, Samples, Subject, fidelity, sheet, val_loss
+from harness.extractors import EXTRACTORS, SPATIAL
 from harness.models import build
 from harness.train import generator
 from harness.trial import bench
 
-FAMILY = ("fid", "kid", "inception_score", "precision", "recall")
+FAMILY = ("fid", "sfid", "kid", "inception_score", "precision", "recall")
 
 
 def subject(cell, seed=0):
@@ -56,7 +57,8 @@ def test_a_set_has_no_distance_to_itself(tiny, place, monkeypatch):
     instead(monkeypatch, bench(cell, place).real.images)
     found = measured(cell, place)
     assert tuple(found) == FAMILY
-    assert abs(found["fid"]) < 1e-6 and found["kid"] < 0  # unbiased, so below zero here
+    assert abs(found["fid"]) < 1e-6 and abs(found["sfid"]) < 1e-5
+    assert found["kid"] < 0  # unbiased, so below zero here
     assert found["precision"] == found["recall"] == 1
     assert found["inception_score"] > 1
 
@@ -68,7 +70,7 @@ def test_worse_images_are_farther(tiny, place, monkeypatch):
     for share in (0.0, 0.3, 1.0):
         instead(monkeypatch, ((1 - share) * real + share * noise).to(torch.uint8))
         found.append(measured(cell, place))
-    for name in ("fid", "kid"):
+    for name in ("fid", "sfid", "kid"):
         assert found[0][name] + 1e-4 < found[1][name] < found[2][name]
     assert found[2]["precision"] < 0.5
 
@@ -80,7 +82,8 @@ def test_few_true_images_are_precise_but_recall_little(tiny, place, monkeypatch)
     assert found["precision"] == 1 and found["recall"] < 0.2
 
 
-def test_fid_is_the_frechet_distance_of_the_features(tiny, place, monkeypatch):
+@pytest.mark.parametrize(("metric", "side"), [("fid", 2), ("sfid", 4)])
+def test_fid_is_the_frechet_distance_of_the_features(tiny, place, monkeypatch, metric, side):
     """Against the definition: means, covariances and the square root of their product."""
     cell = tiny(evaluate__samples=40, evaluate__reference=50)
     real = bench(cell, place).real.images
@@ -88,13 +91,57 @@ def test_fid_is_the_frechet_distance_of_the_features(tiny, place, monkeypatch):
     instead(monkeypatch, fake)
 
     def statistics(images):
-        quarters = torch.nn.functional.adaptive_avg_pool2d(images.double() / 64, 2).flatten(1)
-        return quarters.mean(0), quarters.T.cov()
+        means = torch.nn.functional.adaptive_avg_pool2d(images.double() / 64, side).flatten(1)
+        return means.mean(0), means.T.cov()
 
     (m, c), (n, d) = statistics(fake), statistics(real[:50])
     roots = torch.linalg.eigvals(c @ d).real.clamp(min=0).sqrt().sum()
     expected = ((m - n) ** 2).sum() + c.trace() + d.trace() - 2 * roots
-    assert measured(cell, place)["fid"] == pytest.approx(expected.item(), rel=1e-3)
+    assert measured(cell, place)[metric] == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_every_metric_is_torch_fidelity_s(tiny, place, monkeypatch):
+    """Its one public call measures what we measure; sFID is its FID of another layer."""
+    cell = tiny(evaluate__samples=40, evaluate__reference=50)
+    against = bench(cell, place)
+    fake = (against.real.images[:40] // 2).roll(3, -1)
+    instead(monkeypatch, fake)
+    found = measured(cell, place)
+    sides = {
+        "input1": Reals(dataclasses.replace(against.real, images=fake), 40), "input2": Reals(against.real, 50),
+        "feature_extractor": "tiny-pooled", "cuda": False, "save_cpu_ram": True, "verbose": False,
+    }  # fmt: skip
+    theirs = torch_fidelity.calculate_metrics(
+        **sides, fid=True, kid=True, isc=True, prc=True, kid_subsets=evaluate.KID_SUBSETS, kid_subset_size=40,
+        isc_splits=1, samples_shuffle=False,
+    )  # fmt: skip
+    spatial = torch_fidelity.calculate_metrics(**sides, fid=True, feature_layer_fid=SPATIAL)
+    expected = {
+        "fid": theirs[torch_fidelity.KEY_METRIC_FID],
+        "sfid": spatial[torch_fidelity.KEY_METRIC_FID],
+        "kid": theirs[torch_fidelity.KEY_METRIC_KID_MEAN],
+        "inception_score": theirs[torch_fidelity.KEY_METRIC_ISC_MEAN],
+        "precision": theirs[torch_fidelity.KEY_METRIC_PRECISION],
+        "recall": theirs[torch_fidelity.KEY_METRIC_RECALL],
+    }
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_sfid_hears_where_things_are(tiny, place, monkeypatch):
+    """Each quarter of an image turned by itself: pooled over quarters nothing has changed."""
+    cell = tiny(evaluate__samples=60, evaluate__reference=60)
+    quarters = bench(cell, place).real.images.unflatten(-1, (2, 8)).unflatten(-3, (2, 8))
+    instead(monkeypatch, quarters.flip(-1, -3).flatten(-4, -3).flatten(-2))
+    found = measured(cell, place)
+    assert abs(found["fid"]) < 1e-6 and found["sfid"] > 0.1
+
+
+def test_without_spatial_features_there_is_no_sfid(tiny, place, monkeypatch):
+    EXTRACTORS["tiny"].register()
+    monkeypatch.setattr(
+        FEATURE_EXTRACTORS_REGISTRY["tiny-pooled"], "get_provided_features_list", staticmethod(lambda: ("4", "logits"))
+    )
+    assert tuple(measured(tiny(), place)) == tuple(name for name in FAMILY if name != "sfid")
 
 
 @pytest.mark.parametrize("size", [7, 16, 60])
@@ -172,17 +219,26 @@ def test_the_reference_is_extracted_once(tiny, place, extracted):
     cell = tiny(evaluate__reference=50)
     against = bench(cell, place)
     against.prepare()
-    assert sum(extracted) == 16 + 50
+    assert sum(extracted) == 50
     files = {path: path.stat().st_mtime_ns for path in place.cache.iterdir()}
     extracted.clear()
     bench(cell, place).prepare()
-    assert sum(extracted) == 16
-    extracted.clear()
+    assert extracted == []
     dict(fidelity(subject(cell), against, Samples(subject(cell))))
-    assert sum(extracted) == cell.evaluate.samples  # and each sample once, for all five metrics
+    assert sum(extracted) == cell.evaluate.samples  # and each sample once, for all six metrics
     after = {path: path.stat().st_mtime_ns for path in place.cache.iterdir()}
-    assert after | files == after  # nothing is made again, and nothing kept of the samples
+    assert after == files  # nothing is made again, and nothing kept of the samples
     assert all(path.name.startswith(against.settings["input2_cache_name"]) for path in after)
+
+
+def test_a_cache_from_before_there_was_sfid_is_completed(tiny, place):
+    against = bench(tiny(), place)
+    against.prepare()
+    for path in place.cache.glob(f"*{SPATIAL}*"):
+        path.unlink()
+    left = len(list(place.cache.iterdir()))
+    against.prepare()
+    assert len(list(place.cache.iterdir())) == left + 2  # its features and their mean and covariance
 
 
 # Samples
@@ -335,3 +391,35 @@ def test_lite0_sees_what_is_there(monkeypatch):
     mirrored = net(photo.flip(-1))[0]
     assert (features - mirrored).norm() < (features - found).norm(dim=1).min() / 1.5
     torch.testing.assert_close(net(others[:2])[0], found[:2], atol=1e-3, rtol=1e-3)
+
+
+def test_lite0_s_spatial_features_are_of_the_stage_before_the_last_halving():
+    net = lite0.Lite0(lite0.NAME, [SPATIAL, "1280"])
+    seen = {}
+    for n in range(7):
+        net.net.blocks[n].register_forward_hook(lambda layer, inputs, output, n=n: seen.update({n: output}))
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    spatial, pooled = net(images)
+    assert [seen[n].shape[-1] for n in range(7)] == [32, 16, 8, 4, 4, 2, 2]
+    assert torch.equal(spatial, seen[4].flatten(1)) and spatial.shape == (3, 1792)
+    assert torch.equal(pooled, net(images)[1]) and pooled.shape == (3, 1280)
+
+
+def test_inception_s_spatial_features_are_seven_channels_of_its_mixed_6(tmp_path, monkeypatch):
+    """Its weights are not at hand here: any will do to see where the features are taken."""
+    from torch_fidelity import FeatureExtractorInceptionV3
+
+    from harness.inception import NAME, Inception
+
+    monkeypatch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, saved: None)
+    file = tmp_path / "weights.pth"
+    torch.save({}, file)
+    net = Inception(NAME, ["2048", SPATIAL, "logits_unbiased"], feature_extractor_weights_path=str(file)).eval()
+    mixed = []
+    net.net.Mixed_6d.register_forward_hook(lambda layer, inputs, output: mixed.append(output))
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pooled, spatial, logits = net(images)
+        plain = net.net(images)
+    assert torch.equal(spatial.view(2, 7, 17, 17), mixed[0][:, :7])  # the block's channels begin with this branch's
+    assert spatial.dtype == torch.float32 and all(map(torch.equal, plain, (pooled, logits)))

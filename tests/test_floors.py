@@ -14,17 +14,26 @@ FLOORS = {
     "harness.cost": 1,
     "harness.models": 1,
     "harness.diffusion": 1,
+    "harness.dpm_solver": 1,
+    "harness.frechet": 1,
     "harness.data": 1,
+    "harness.pictures": 1,
+    "harness.autoencoder": 1,
+    "harness.shards": 1,
+    "harness.latents": 2,
     "harness.hardware": 1,
     "harness.train": 2,
     "harness.evaluate": 2,
     "harness.extractors": 2,
     "harness.lite0": 2,
+    "harness.inception": 2,
     "harness.view": 1,
+    "harness.cluster": 1,
     "harness.estimate": 3,
     "harness.checkpoint": 2,
     "harness.tracking": 2,
     "harness.trial": 3,
+    "harness.interop": 3,
     "harness.launch": 4,
     "sweeps.__main__": 5,
     "sweeps": 4,
@@ -40,9 +49,17 @@ FLOORS = {
 
 # A library that only these modules may import.
 OWNERS = {
-    "ray": {"harness.launch"},
+    "ray": {"harness.cluster", "harness.launch"},
     "mlflow": {"harness.tracking", "analysis.pull"},
-    "torch_fidelity": {"harness.evaluate", "harness.extractors", "harness.lite0"},
+    "torch_fidelity": {"harness.evaluate", "harness.extractors", "harness.lite0", "harness.inception"},
+    "diffusers": {
+        "harness.autoencoder",
+        "harness.models.unet",
+        "harness.dpm_solver",
+        "harness.interop.diffusers",
+        "harness.interop.identity",
+        "harness.interop.pipeline",
+    },
 }
 
 PROJECT = ("harness", "sweeps", "analysis")

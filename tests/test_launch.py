@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness import data, launch, record
-from harness.config import ConfigError, base, grid
-from harness.launch import only_driver
+from harness import cluster, data, launch, record
+from harness.cluster import only_driver
+from harness.config import ConfigError, base, change, grid, names
 from harness.tracking import Run, Store
 from harness.trial import Place
 from harness.view import View
@@ -37,8 +37,8 @@ def cells(*rates):
 def ran(trials, store, out):
     """Launch in this process; the outcome and the lines on the screen."""
     console = Console(file=io.StringIO(), width=300)
-    with only_driver(out):
-        outcome = launch.launch(trials, "test", store, Place(DATA, out), console)
+    with only_driver(out), cluster.cluster() as device_of:
+        outcome = launch.launch(trials, "test", store, Place(DATA, out), device_of, console)
     return outcome, console.file.getvalue().splitlines()
 
 
@@ -56,9 +56,10 @@ def study(tmp_path_factory):
 class TestStudy:
     def test_a_failed_trial_leaves_the_others_running(self, study):
         trials, _, _, outcome, lines = study
-        assert sorted(outcome.finished) == [trials[0].name, trials[2].name]
-        assert list(outcome.failed) == [trials[1].name]
-        assert outcome.failed[trials[1].name].startswith("loss became ")
+        called = names(trials)
+        assert sorted(outcome.finished) == [called[trials[0].id], called[trials[2].id]]
+        assert list(outcome.failed) == [called[trials[1].id]]
+        assert outcome.failed[called[trials[1].id]].startswith("loss became ")
         assert sum(line.split("  |  ")[0].endswith(": done") for line in lines) == 2
         assert any(": failed: loss became " in line for line in lines)
 
@@ -66,7 +67,7 @@ class TestStudy:
         trials, store, _, outcome, _ = study
         runs = store.runs(t.id for t in trials)
         assert [runs[t.id].status for t in trials] == ["FINISHED", "FAILED", "FINISHED"]
-        assert runs[trials[1].id].reason == outcome.failed[trials[1].name]
+        assert runs[trials[1].id].reason == outcome.failed[names(trials)[trials[1].id]]
         run = store.client.get_run(runs[trials[0].id].run_id)
         assert run.data.metrics.keys() == record.METRICS.keys()
         assert record.PARAMS.keys() <= run.data.params.keys()
@@ -81,21 +82,30 @@ class TestStudy:
         left = {file.stem for file in (out / "checkpoints").glob("*.pt")}
         assert not left & {trials[0].id, trials[2].id}
 
-    def test_what_is_finished_is_skipped_and_ray_is_not_started(self, study, monkeypatch):
+    def test_what_is_finished_is_skipped(self, study, monkeypatch):
         trials, store, out, outcome, _ = study
-        monkeypatch.setattr(launch, "cluster", lambda: pytest.fail("Ray was started"))
+        monkeypatch.setattr(launch, "_tune", lambda *_: pytest.fail("trials were started"))
         again, lines = ran([trials[0], trials[2]], store, out)
         assert again == launch.Outcome(outcome.parent, [], {}) and lines == []
 
     def test_a_failed_trial_is_tried_again_in_its_own_run(self, study, monkeypatch):
         trials, store, out, *_ = study
         before, started = store.runs(t.id for t in trials), []
-        monkeypatch.setattr(launch, "cluster", lambda: contextlib.nullcontext("cpu"))
-        monkeypatch.setattr(launch, "_tune", lambda todo, runs, *_: started.append(runs))
+        monkeypatch.setattr(cluster, "cluster", lambda *_: contextlib.nullcontext(lambda: "cpu"))
+        monkeypatch.setattr(launch, "_tune", lambda todo, weights, runs, *_: todo and started.append(runs))
         again, _ = ran(trials, store, out)
         assert started == [{trials[1].id: before[trials[1].id].run_id}]
-        assert again.failed == {trials[1].name: "stopped before it was finished"}
+        assert again.failed == {names(trials)[trials[1].id]: "stopped before it was finished"}
         assert store.runs([trials[1].id])[trials[1].id].status == "KILLED"
+
+    def test_weights_are_measured_again_and_not_trained_again(self, study):
+        trials, store, out, *_ = study
+        asked = change(trials[0], evaluate__steps=3)
+        outcome, _ = ran([trials[0], asked], store, out)
+        assert outcome.finished == [names([trials[0], asked])[asked.id]]
+        source, run = (store.client.get_run(store.runs([t.id])[t.id].run_id) for t in (trials[0], asked))
+        assert run.data.tags[record.TAG_WEIGHTS] == source.info.run_id
+        assert "loss" not in run.data.metrics and run.data.metrics["fid"] != source.data.metrics["fid"]
 
     def test_a_trial_whose_process_dies_fails_alone(self, study, monkeypatch):
         """Its worker is killed, as by a machine out of memory, the moment it starts."""
@@ -110,12 +120,12 @@ class TestStudy:
                 for pid in killed:
                     os.kill(pid, signal.SIGKILL)
 
-        monkeypatch.setattr(launch, "cpus", lambda: 1)  # one at a time, so that the worker is the victim's
+        monkeypatch.setattr(cluster, "cpus", lambda: 1)  # one at a time, so that the worker is the victim's
         monkeypatch.setattr(View, "begin", kill)
         outcome, _ = ran([victim, other], store, out)
         assert killed
-        assert outcome.finished == [other.name]
-        assert outcome.failed == {victim.name: "its process died (out of memory?)"}
+        assert outcome.finished == [names([victim, other])[other.id]]
+        assert outcome.failed == {names([victim, other])[victim.id]: "its process died (out of memory?)"}
 
 
 def worker_of_this_process():
@@ -132,13 +142,16 @@ class Shelf:
     uri = "sqlite:///nowhere"
 
     def __init__(self, **known):
-        self.known, self.ended = known, {}
+        self.known, self.ended, self.weights = known, {}, {}
 
     def runs(self, wanted):
         return {key: self.known[key] for key in wanted if key in self.known}
 
     def parent(self, *_):
         return "parent"
+
+    def trained(self, wanted):
+        return {key: run for key, run in self.weights.items() if key in wanted}
 
     def create(self, *_):
         return "new"
@@ -153,19 +166,50 @@ def test_what_is_to_do_is_all_but_the_finished_the_longest_first(tiny, place, mo
     states = dict(zip(trials, ("FINISHED", "FAILED", "KILLED", "RUNNING"), strict=False))
     shelf, asked = Shelf(**{t.id: Run(state.lower(), state, "") for t, state in states.items()}), []
 
-    def tune(todo, runs, store, place, device, view):
+    def tune(todo, weights, runs, store, place, device, view):
+        if not todo:
+            return
         asked.append([(t.train.images, runs[t.id]) for t in todo])
         view.end(todo[0].id)
         view.end(todo[1].id, "loss became nan at step 3")
 
-    monkeypatch.setattr(launch, "cluster", lambda: contextlib.nullcontext("cpu"))
     monkeypatch.setattr(launch, "_tune", tune)
-    outcome = launch.launch(trials, "test", shelf, place, Console(file=io.StringIO()))
+    outcome = launch.launch(trials, "test", shelf, place, lambda: "cpu", Console(file=io.StringIO()))
     assert asked == [[(40, "new"), (32, "running"), (24, "killed"), (16, "failed")]]
     stopped = "stopped before it was finished"
     assert shelf.ended["running"] == ("FAILED", "loss became nan at step 3")
     assert shelf.ended["killed"] == shelf.ended["failed"] == ("KILLED", stopped)
     assert outcome.parent == "parent" and len(outcome.finished) == 1
+
+
+def test_a_trial_measured_at_its_end_alone_takes_the_weights_of_another(tiny):
+    along, end, more = tiny(), tiny(evaluate__points=1), tiny(evaluate__points=1, evaluate__steps=9)
+    assert launch.trainers([along, end, more], {}) == {along}
+    assert launch.trainers([more, end], {}) == {end}  # the cheapest to measure
+    assert launch.trainers([more, end], {end.training_id}) == set()
+    assert launch.trainers([along], {along.training_id}) == {along}  # its curve cannot be had from weights
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_waits_for_weights_comes_after_who_trains_them(tiny, place, monkeypatch, trained):
+    first, second = tiny(evaluate__points=1), tiny(evaluate__points=1, evaluate__steps=9)
+    ready = tiny(evaluate__points=1, train__lr=5e-4)
+    shelf, stages = Shelf(), []
+    shelf.weights = {ready.training_id: "old"}
+    monkeypatch.setattr(shelf, "create", lambda trial, *_: f"run {trial.id}")
+
+    def tune(todo, weights, runs, store, place, device, view):
+        stages.append({t.id: weights[t.id] for t in todo})
+        for t in todo:
+            view.end(t.id, "" if trained or t != first else "loss became nan at step 3")
+
+    monkeypatch.setattr(launch, "_tune", tune)
+    given = [second, ready, first]
+    outcome = launch.launch(given, "test", shelf, place, lambda: "cpu", Console(file=io.StringIO()))
+    assert stages[0] == {first.id: None, ready.id: "old"}
+    assert stages[1] == ({second.id: f"run {first.id}"} if trained else {})
+    name = names(given)[second.id]
+    assert outcome.failed.get(name) == (None if trained else "its weights were not trained")
 
 
 def test_a_second_driver_is_refused(tmp_path):
@@ -191,9 +235,23 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
         raise ConnectionError("no GCS there")
 
     monkeypatch.setattr(ray, "init", fail)
-    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: '127.0.0.1:9': no GCS there; "), launch.cluster():
-        pytest.fail("let in")
+    with (
+        pytest.raises(ConfigError, match=r"^RAY_ADDRESS: '127.0.0.1:9': no GCS there; "),
+        cluster.cluster() as device_of,
+    ):
+        device_of()
+
+
+def test_a_sweep_that_fails_while_the_cluster_starts_ends_it(monkeypatch):
+    import ray
+
+    ended = []
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(cluster, "_start", lambda *_: "cpu")
+    with pytest.raises(ZeroDivisionError), cluster.cluster():
+        raise ZeroDivisionError
+    assert ended == [True]
 
 
 def test_there_are_cpus():
-    assert 1 <= launch.cpus() <= os.cpu_count()
+    assert 1 <= cluster.cpus() <= os.cpu_count()

@@ -1,4 +1,4 @@
-"""The Diffusion Transformer: every backbone, conditioning type and patch, and torch's and diffusers' own parts."""
+"""What every backbone keeps to; the Diffusion Transformer's patches and conditioning, against torch and diffusers."""
 
 import pytest
 import torch
@@ -12,10 +12,13 @@ from harness.models.layers import GELU, CrossAttention, SelfAttention, attend, p
 
 SIDE, CLASSES = 8, 5
 PATCHES = [p for p in range(1, SIDE + 1) if SIDE % p == 0]
+# Every backbone with every conditioning type it has: the transformer alone has several.
+KINDS = [("dit", kind) for kind in CONDITIONING] + [(name, "adaLN-Zero") for name in BACKBONES if name != "dit"]
 
 
 def shape(**changes):
-    return Model(**({"depth": 2, "width": 32, "heads": 2, "patch": 4} | changes))
+    patch = 1 if changes.get("backbone") == "unet" else 4
+    return Model(**({"depth": 2, "width": 32, "heads": 2, "patch": patch} | changes))
 
 
 def made(channels=2, seed=0, **changes):
@@ -80,21 +83,16 @@ def test_positions_are_not_trained_nor_saved():
 # Every backbone, conditioning type, patch
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.no_grad()
 @pytest.mark.parametrize("conditioning", CONDITIONING)
 @pytest.mark.parametrize("patch", PATCHES)
 @pytest.mark.parametrize("learn_sigma", [True, False])
-def test_output_has_the_image_s_shape_and_twice_its_channels_with_covariance(
-    backbone, conditioning, patch, learn_sigma
-):
-    net = made(3, backbone=backbone, conditioning=conditioning, patch=patch, learn_sigma=learn_sigma)
-    with torch.no_grad():
-        out = net(*inputs(3))
+def test_output_has_the_image_s_shape_and_twice_its_channels_with_covariance(conditioning, patch, learn_sigma):
+    out = made(3, conditioning=conditioning, patch=patch, learn_sigma=learn_sigma)(*inputs(3))
     assert out.shape == (3, 6 if learn_sigma else 3, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("conditioning", CONDITIONING)
+@pytest.mark.parametrize(("backbone", "conditioning"), KINDS)
 class TestEach:
     @pytest.fixture
     def net(self, backbone, conditioning):
@@ -145,15 +143,31 @@ class TestEach:
         assert rough.dtype == torch.bfloat16
         assert (rough - exact).norm() / exact.norm() < 0.03
 
-    @torch.no_grad()
-    def test_a_sequence_leaves_as_long_as_it_came(self, net, conditioning):
-        kind = CONDITIONING[conditioning]
-        x, t, y = torch.randn(2, 9, 32), torch.randn(2, 32), torch.randn(2, 32)
-        entered, c = kind.enter(x, t, y)
-        assert entered.shape[1] == 11 if conditioning == "in-context" else torch.equal(entered, x)
-        assert torch.equal(kind.leave(entered), x)
-        if conditioning == "cross-attention":
-            assert c.shape == (2, 2, 32)
+    def test_the_null_class_is_one_of_its_own(self, net):
+        net = stirred(net)
+        x, t, _ = inputs(count=1)
+        outputs = [net(x, t, torch.tensor([label])) for label in range(CLASSES + 1)]
+        assert all(not torch.equal(outputs[-1], other) for other in outputs[:-1])
+        with pytest.raises(IndexError):
+            net(x, t, torch.tensor([CLASSES + 1]))
+
+    @pytest.mark.parametrize("learn_sigma", [True, False])
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_the_covariance_has_channels_of_its_own(self, backbone, conditioning, channels, learn_sigma):
+        net = made(channels, backbone=backbone, conditioning=conditioning, learn_sigma=learn_sigma)
+        assert net(*inputs(channels)).shape == (3, channels * (1 + learn_sigma), SIDE, SIDE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_a_sequence_leaves_as_long_as_it_came(conditioning):
+    kind = CONDITIONING[conditioning]
+    x, t, y = torch.randn(2, 9, 32), torch.randn(2, 32), torch.randn(2, 32)
+    entered, c = kind.enter(x, t, y)
+    assert entered.shape[1] == 11 if conditioning == "in-context" else torch.equal(entered, x)
+    assert torch.equal(kind.leave(entered), x)
+    if conditioning == "cross-attention":
+        assert c.shape == (2, 2, 32)
 
 
 # Starting values
@@ -182,16 +196,6 @@ def test_linear_layers_start_xavier_uniform_and_embeddings_small(conditioning):
         assert weight.std().item() == pytest.approx(0.02, rel=0.15)
 
 
-def test_the_null_class_has_a_row_of_its_own():
-    net = stirred(made())
-    assert net.label.weight.shape == (CLASSES + 1, 32)
-    x, t, _ = inputs(count=1)
-    outputs = [net(x, t, torch.tensor([label])) for label in range(CLASSES + 1)]
-    assert all(not torch.equal(outputs[-1], other) for other in outputs[:-1])
-    with pytest.raises(IndexError):
-        net(x, t, torch.tensor([CLASSES + 1]))
-
-
 # Bad settings
 
 
@@ -202,8 +206,8 @@ def test_a_patch_that_does_not_divide_the_side_is_refused():
 
 def test_an_unknown_backbone_is_refused():
     known = ", ".join(BACKBONES)
-    with pytest.raises(ConfigError, match=rf"^model\.backbone: unknown backbone 'unet'; allowed: {known}$"):
-        made(backbone="unet")
+    with pytest.raises(ConfigError, match=rf"^model\.backbone: unknown backbone 'resnet'; allowed: {known}$"):
+        made(backbone="resnet")
 
 
 # Against other people's implementations

@@ -14,8 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 import analysis.report
-from harness import estimate, hardware, launch, tracking, trial
-from harness.config import SCALES, base, make
+from harness import cluster, estimate, hardware, launch, tracking, trial
+from harness.config import SCALES, base, make, names
 from harness.cost import cost
 from sweeps import __main__ as door
 
@@ -29,8 +29,9 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """No test measures this machine or reaches a store, unless it says so."""
+    """No test measures this machine, reaches a store or starts Ray, unless it says so."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(cluster, "cluster", lambda *_: contextlib.nullcontext(lambda: "cpu"))
     monkeypatch.setattr(estimate, "measure", lambda cache: SPEED)
 
 
@@ -50,7 +51,7 @@ def call(out, *arguments):
 @pytest.mark.parametrize("name", door.names())
 def test_every_sweep_can_be_built_at_every_scale(name, scale):
     cells = importlib.import_module(f"sweeps.{name}").trials(scale)
-    assert cells and len({cell.id for cell in cells}) == len(cells) == len({cell.name for cell in cells})
+    assert cells and len({cell.id for cell in cells}) == len(cells) == len(set(names(cells).values()))
     for cell in cells:
         trial.check(cell)
         assert cost(cell).gflops > 0
@@ -164,13 +165,14 @@ def test_a_probe_is_a_real_training_step():
 
 
 BAD = {
-    "sweep": (["sises"], "unknown sweep 'sises'; allowed: conditioning, depth_width, sizes, smoke"),
+    "sweep": (["sises"], "unknown sweep 'sises'; allowed: conditioning, depth_width, guidance, "),
     "scale": (["sizes", "--scale", "huge"], "scale: unknown scale 'huge'; allowed: smoke, cpu, gpu, paper"),
     "size": (["sizes", "--set", "model.size=M"], "model.size: unknown size 'M'; allowed: "),
     "conditioning": (["sizes", "--set", "model.conditioning=film"], "unknown conditioning 'film'; allowed: in-"),
     "extractor": (["sizes", "--extractor", "vgg"], "unknown extractor 'vgg'; allowed: lite0, inception"),
     "dataset": (["sizes", "--set", "data.dataset=mnist"], "unknown dataset 'mnist'; allowed: fashion-mnist, "),
-    "backbone": (["sizes", "--set", "model.backbone=unet"], "unknown backbone 'unet'; allowed: dit"),
+    "backbone": (["sizes", "--set", "model.backbone=resnet"], "unknown backbone 'resnet'; allowed: dit, unet"),
+    "patch of a U-Net": (["sizes", "--set", "model.backbone=unet"], "model.patch: 8 is a transformer's"),
     "override": (["sizes", "--set", "train.imags=5"], "unknown override 'train.imags' (did you mean train.images?)"),
     "value": (["sizes", "--set", "train.lr=fast"], "train.lr: 'fast': "),
     "patch": (["sizes", "--set", "model.patch=5"], "model.patch: 5 does not divide the side 32; allowed: 1, 2, 4, "),
@@ -220,6 +222,12 @@ class NoStore:
     def runs(self, _):
         return {}
 
+    def trained(self, _):
+        return {}
+
+    def cells(self, _):
+        return []
+
     def parent(self, *_):
         return "parent"
 
@@ -230,7 +238,6 @@ class NoStore:
 def storeless(monkeypatch):
     """Data are looked at by the launcher, after the store and before the first trial."""
     monkeypatch.setattr(tracking, "Store", NoStore)
-    monkeypatch.setattr(launch, "cluster", lambda: contextlib.nullcontext("cpu"))
     monkeypatch.setattr(launch, "_tune", lambda *_: pytest.fail("trials were started"))
 
 
@@ -242,7 +249,7 @@ def test_a_corrupt_data_file_is_one_line(tmp_path, out, storeless):
 
 def test_data_that_only_plans_are_made_of_is_one_line(tmp_path, out, storeless):
     done = call(out, "run", "sizes", "--scale", "paper", "--extractor", "lite0", "--data", str(tmp_path))
-    refused(done, "imagenet-256-latents.parquet")
+    refused(done, "imagenet-256-latents/manifest.json")
 
 
 def test_inception_without_its_weights_is_one_line(tiny, out, tmp_path, storeless, monkeypatch):
@@ -253,6 +260,51 @@ def test_inception_without_its_weights_is_one_line(tiny, out, tmp_path, storeles
     settings = "data.dataset=tiny evaluate.reference=32"
     done = call(out, "run", "smoke", "--set", settings, "--extractor", "inception", "--data", str(tmp_path))
     refused(done, f"'inception' needs its weights at {tmp_path}/")
+
+
+# Sweeps that share
+
+
+@pytest.mark.parametrize("name", ["patch", "conditioning", "seeds", "schedules", "learning_rate"])
+@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+def test_sweeps_share_cells_with_sizes(name, scale):
+    ours, sizes = (
+        {cell.id for cell in importlib.import_module(f"sweeps.{sweep}").trials(scale)} for sweep in (name, "sizes")
+    )
+    assert ours & sizes
+
+
+@pytest.mark.parametrize("name", ["sampling", "guidance"])
+@pytest.mark.parametrize("scale", SCALES)
+def test_sweeps_of_evaluations_train_nothing_that_sizes_trained(name, scale):
+    ours, sizes = (importlib.import_module(f"sweeps.{sweep}").trials(scale) for sweep in (name, "sizes"))
+    assert {t.training_id for t in ours} <= {t.training_id for t in sizes}
+    assert launch.trainers(ours, {t.training_id for t in sizes}) == set()
+
+
+def test_a_sweep_of_sweeps_runs_each_and_fails_if_one_does(out, monkeypatch):
+    ran = []
+
+    def launched(cells, sweep, *_):
+        ran.append(sweep)
+        return launch.Outcome("parent", [], {"a": "no"} if sweep == "conditioning" else {})
+
+    monkeypatch.setattr(tracking, "Store", NoStore)
+    monkeypatch.setattr(launch, "launch", launched)
+    monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
+    done = call(out, "run", "paper", "--scale", "smoke")
+    assert ran == list(importlib.import_module("sweeps.paper").SWEEPS) and done.exit_code == 1
+    cells = importlib.import_module("sweeps.paper").trials("smoke")
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_a_plan_says_what_will_only_be_measured(out, monkeypatch):
+    cells = door.expand("sampling", "smoke", "", "")
+    monkeypatch.setattr(door, "weights", lambda *_: {cells[0].training_id: "run"})
+    rows = json.loads(call(out, "plan", "sampling", "--scale", "smoke", "--format", "json").stdout)
+    steps = len({cell.evaluate.steps for cell in cells})
+    assert [row["status"] for row in rows[:steps]] == ["to measure"] * steps  # the first model's
+    assert sum(row["status"] == "to do" for row in rows) == len({row["gflops"] for row in rows}) - 1
 
 
 # What a run ends with

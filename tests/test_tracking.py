@@ -32,7 +32,7 @@ def trial(**fields):
 
 
 def begun(store, sweep, cell, params=()):
-    return store.create(cell, sweep, store.parent(sweep, [cell.id]), dict(params))
+    return store.create(cell, cell.name, sweep, store.parent(sweep, [cell.id]), dict(params))
 
 
 # The store
@@ -118,6 +118,24 @@ def test_a_run_is_found_in_whichever_sweep_made_it(store, sweep):
     run_id = begun(store, f"{sweep} elsewhere", cell)
     store.parent(sweep, [cell.id])
     assert store.runs([cell.id])[cell.id].run_id == run_id
+
+
+def test_weights_are_found_by_what_was_trained_and_not_where_they_were_only_measured(store, sweep, tmp_path):
+    cell, other = trial(train__lr=0.03), trial(train__lr=0.04)
+    asked = trial(train__lr=0.03, evaluate__steps=9, evaluate__points=1)
+    run_id = begun(store, sweep, cell)
+    assert store.trained([asked.training_id]) == {}  # not finished
+    file = tmp_path / "ema.safetensors"
+    file.write_bytes(b"weights")
+    Mlflow(store.uri, run_id).file(file, record.WEIGHTS)
+    store.set(run_id, "FINISHED")
+    measured = begun(store, sweep, asked)
+    store.start(measured, run_id)
+    store.set(measured, "FINISHED")
+    assert store.client.get_run(measured).data.tags[record.TAG_WEIGHTS] == run_id
+    assert store.trained([asked.training_id, other.training_id]) == {asked.training_id: run_id}
+    (tmp_path / "here").mkdir()
+    assert tracking.weights(store.uri, run_id, tmp_path / "here").read_bytes() == b"weights"
 
 
 def test_a_deleted_run_is_none(store, sweep):

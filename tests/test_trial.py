@@ -13,7 +13,7 @@ from harness.config import ConfigError, Trial, base, make
 from harness.models import build
 from harness.tracking import Memory, Null
 from harness.train import Diverged, State
-from harness.trial import check, run
+from harness.trial import check, measure, run
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +156,24 @@ def test_nothing_of_a_finished_run_is_left_but_the_cache(tiny, place):
     assert [path.name for path in place.out.rglob("*") if path.is_file() and place.cache not in path.parents] == []
 
 
+def test_measuring_weights_again_gives_what_their_own_trial_measured(tiny, place, tmp_path):
+    sink = ran(tiny(), place)
+    file = tmp_path / "ema.safetensors"
+    file.write_bytes(dict(sink.files)[f"{record.WEIGHTS}/ema.safetensors"])
+    again, told = Memory(), []
+    measure(tiny(evaluate__points=1), file, again, place, "cpu", told.append)
+    assert list(evaluations(again)) == [128] and not any("loss" in metrics for _, metrics in again.metrics)
+    ours, theirs = evaluations(again)[128], evaluations(sink)[128]
+    assert {k: v for k, v in ours.items() if k != "eval_seconds"} == {
+        k: v for k, v in theirs.items() if k != "eval_seconds"
+    }
+    assert [name for name, _ in again.files] == [f"{record.SAMPLES}/0000000128.png"]
+    assert told[-1]["images"] == 128 and told[-1]["share"] == 1
+    other = Memory()
+    measure(tiny(evaluate__points=1, evaluate__steps=3), file, other, place, "cpu")
+    assert evaluations(other)[128]["fid"] != theirs["fid"]
+
+
 def test_checkpoints_are_the_trial_s_own(tiny, place):
     assert place.checkpoint(tiny()) != place.checkpoint(tiny(train__lr=2e-3))
 
@@ -205,10 +223,10 @@ def test_arithmetic_is_what_is_asked_for():
 @pytest.mark.parametrize(
     ("field", "allowed"),
     [
-        ("model.backbone", "dit"),
+        ("model.backbone", "dit, unet"),
         ("model.conditioning", "in-context, cross-attention, adaLN, adaLN-Zero"),
         ("diffusion.schedule", "linear, scaled_linear, cosine"),
-        ("evaluate.sampler", "ddpm, ddim"),
+        ("evaluate.sampler", "ddpm, ddim, dpm\\+\\+"),
         ("evaluate.extractor", "lite0, inception"),
     ],
 )

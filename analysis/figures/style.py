@@ -27,6 +27,7 @@ _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
 # Light to dark and warm to cold at once: the order survives greyscale and the common colour blindnesses.
 _LADDER = LinearSegmentedColormap.from_list("ladder", ["#efa42f", "#df5b43", "#a3346f", "#503b8f", "#14284f"])
 CONDITIONING = {"in-context": "#7b8794", "cross-attention": "#efa42f", "adaLN": "#3d8fb5", "adaLN-Zero": "#a3346f"}
+CATEGORIES = ("#a3346f", "#3d8fb5", "#efa42f", "#503b8f", "#7b8794")  # of what has no order
 
 _THEME = {
     "font.family": "DejaVu Sans", "font.size": 8.5, "text.color": INK, "svg.fonttype": "path", "svg.hashsalt": "figure",

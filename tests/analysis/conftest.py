@@ -89,3 +89,45 @@ def shaped() -> pd.DataFrame:
     """Depth by width, off the ladder."""
     shapes = [f"{depth}x{width}x{width // 32}" for depth in (2, 4, 8) for width in (64, 128, 256)]
     return frame_of(grid(RECIPE, {"model.size": shapes}))
+
+
+@pytest.fixture
+def rated() -> pd.DataFrame:
+    """Each size at three learning rates, one patch."""
+    axes = {"model.size": LADDER, "train.lr": (5e-4, 1e-3, 2e-3)}
+    return frame_of(grid(RECIPE | {"model.patch": 8}, axes), noise=0.1)
+
+
+@pytest.fixture
+def scheduled() -> pd.DataFrame:
+    """One model under each noise schedule."""
+    return frame_of(grid(RECIPE, {"diffusion.schedule": ("linear", "scaled_linear", "cosine")}), noise=0.1)
+
+
+def measured(axes: dict) -> pd.DataFrame:
+    """Every model of `study_trials` measured at its end alone, in each way."""
+    return frame_of(
+        grid(RECIPE | {"evaluate.points": 1}, {"model.size": LADDER, "model.patch": (8, 4, 2)} | axes), noise=0.05
+    )
+
+
+@pytest.fixture
+def stepped() -> pd.DataFrame:
+    """The twelve models at three numbers of sampling steps: more steps change FID by chance alone."""
+    return measured({"evaluate.steps": (4, 16, 64)})
+
+
+@pytest.fixture
+def guided() -> pd.DataFrame:
+    """The twelve models at three scales of guidance."""
+    return measured({"evaluate.guidance": (1.0, 2.0, 4.0)})
+
+
+@pytest.fixture
+def paired() -> pd.DataFrame:
+    """Three transformers and, 3 % dearer and with lower FID, a U-Net for each; the smallest under two schedules."""
+    sizes, unet = {"model.size": LADDER[:3]}, RECIPE | {"model.backbone": "unet", "model.patch": 1}
+    cosine = grid(unet | {"diffusion.schedule": "cosine"}, sizes)
+    frame = frame_of([*grid(RECIPE | {"model.patch": 2}, sizes), *cosine, *grid(unet | {"model.size": LADDER[0]})])
+    lowest = frame.groupby("model.size")["model.gflops"].transform("min")
+    return frame.assign(**{"model.gflops": lowest * (1 + 0.03 * (frame["model.backbone"] == "unet"))})

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from analysis import frames
-from analysis.figures import FIGURES, compute, curves, shape, style
+from analysis.figures import FIGURES, backbones, compute, curves, recipes, settings, shape, style
 from harness.config import grid
 
 
@@ -29,7 +29,11 @@ APPLIES = {
     "conditioned": {"conditioning", "fid_vs_compute", "loss_curves"},
     "shaped": {*SHARED, "depth_width"},
 }
-APPLIES["seeded"] = APPLIES["study"]
+APPLIES["seeded"] = APPLIES["study"] | {"seeds"}
+APPLIES["rated"] = {"learning_rate", "samples", "loss_curves"}
+APPLIES["scheduled"] = {"schedules"}
+APPLIES["paired"] = {"backbones", "samples"}
+COMPARING = {"stepped": "sampling", "guided": "guidance"}  # several ways of measuring on one axis
 
 
 @pytest.mark.parametrize("kind", APPLIES)
@@ -50,7 +54,58 @@ def test_figures_draw_where_they_apply(kind, request, sheets):
 
 
 def test_every_figure_is_drawn_by_some_study():
-    assert set().union(*APPLIES.values()) == set(FIGURES)
+    assert set().union(*APPLIES.values(), COMPARING.values()) == set(FIGURES)
+
+
+@pytest.mark.parametrize(("kind", "name"), COMPARING.items())
+def test_ways_of_measuring_are_compared(kind, name, request):
+    frame = request.getfixturevalue(kind)
+    spec = FIGURES[name]
+    assert spec.applies(frame) and len(frames.groups(frame, spec.across)) == 1 < len(frames.groups(frame))
+    spec.draw(frame).draw_without_rendering()
+    assert "paper" in spec.caption(frame)
+    assert not any(spec.applies(part) for part in frames.groups(frame))
+
+
+def test_sampling_compute_does_not_make_up_for_model_compute(stepped):
+    """Planted: FID falls with Gflops and steps change nothing, so the larger model wins nearly every such pair."""
+    cells = settings.sampled(stepped)
+    one = cells[(cells["model.size"] == cells["model.size"].iloc[0]) & (cells["model.patch"] == 8)]
+    assert sorted(one["compute"] / one["model.gflops"]) == [4, 16, 64]
+    won, asked = settings.outspent(cells)
+    assert asked > 50 and won / asked > 0.9
+    cells["fid"] = 1 / cells["fid"]
+    assert settings.outspent(cells)[0] / asked < 0.1
+
+
+def test_guidance_asks_the_model_twice(guided):
+    cells = settings.sampled(guided)
+    calls = cells["compute"] / (cells["model.gflops"] * cells["evaluate.steps"])
+    assert dict(zip(cells["evaluate.guidance"], calls, strict=True)) == {1.0: 1, 2.0: 2, 4.0: 2}
+
+
+def test_the_spread_between_seeds_is_that_which_was_planted(seeded):
+    spread, cells, runs = recipes.noise(seeded)
+    assert (cells, runs) == (12, 36) and 0.03 < spread < 0.07  # 0.05 planted
+
+
+def test_backbones_are_compared_where_their_gflops_are_equal(paired):
+    found = backbones.pairs(frames.cells(paired))
+    assert found["model.size"].tolist() == ["2x96x6", "2x96x6", "3x128x8", "4x192x12"]
+    assert (found["fid"] < found["fid_dit"]).all()
+    assert "lower FID in 4 of 4 pairs: 2x96x6 " in FIGURES["backbones"].caption(paired)
+    dearer = paired["model.gflops"] * (1 + (paired["model.backbone"] == "unet"))
+    assert backbones.pairs(frames.cells(paired.assign(**{"model.gflops": dearer}))).empty
+    assert not FIGURES["backbones"].applies(paired.assign(**{"model.gflops": dearer}))
+
+
+def test_each_model_has_its_best_rate(rated):
+    best = recipes.best_rates(rated)
+    finished = frames.finished(rated)
+    assert best["fid"].tolist() == [
+        finished[finished["model.size"] == size]["fid"].min() for size in frames.sizes(rated)
+    ]
+    assert ("One rate suits them all" in FIGURES["learning_rate"].caption(rated)) == (best["train.lr"].nunique() == 1)
 
 
 @pytest.mark.parametrize("name", set(FIGURES) - {"samples", "loss_curves"})
