@@ -12,6 +12,7 @@ AUTOENCODER ?=
 SOURCE    ?=
 NAME      ?=
 SIDE      ?=
+FROM      ?=
 EXTRACTOR ?=
 OUT       ?= runs
 DATA      ?= data
@@ -52,8 +53,8 @@ plan: named $(STAMP) ## what SWEEP would run, with Gflops, memory and time, befo
 status: named $(STAMP) ## which trials of SWEEP are done, running, failed or to do
 	@$(PY) sweeps status "$(SWEEP)" $(STUDY) $(FOLDERS)
 
-report: named $(STAMP) ## redraw the report of SWEEP from MLflow alone
-	@$(PY) analysis.report --sweep "$(SWEEP)" --out "$(OUT)"
+report: $(STAMP) ## redraw the report of SWEEP, or of all sweeps, from MLflow alone, or FROM a runs.parquet
+	@$(PY) analysis.report $(if $(SWEEP),--sweep "$(SWEEP)") --out "$(OUT)" $(if $(FROM),--from "$(FROM)")
 
 export: $(STAMP) ## write the finished RUN (name or id) to the folder TO for other programs (FORMAT=diffusers|official)
 	@test -n "$(RUN)" -a -n "$(TO)" || { echo "error: which run, and where to? RUN=NAME_OR_ID TO=FOLDER" >&2; exit 1; }

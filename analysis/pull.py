@@ -29,6 +29,7 @@ _FACTS = {
     "trial_id": "str",
     "name": "str",  # DiT-B/4 adaLN-Zero seed 0
     "sweep": "str",  # the sweep that made the run: cells are shared between sweeps
+    "sweeps": "str",  # every sweep that was read whose last launch named the cell, with spaces between
     "status": "str",  # MLflow's: FINISHED, FAILED, RUNNING, SCHEDULED, KILLED
     "failure": "str",  # the step and the reason
     "started": "datetime64[ms, UTC]",
@@ -66,11 +67,41 @@ def pull(tracking_uri: str, sweep: str | None = None, path: Path | None = None) 
     client = _client(tracking_uri)
     experiments = client.search_experiments(max_results=10_000)
     runs = _all_trials(client, experiments) if sweep is None else _launched(client, experiments, sweep)
-    frame = conform(_rows(runs, _histories(client, [run.info.run_id for run in runs])))
+    frame = _frame(client, runs, {sweep: [run.data.tags[TAG_ID] for run in runs]} if sweep else {})
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(path, index=False)
     return frame
+
+
+def study(tracking_uri: str) -> pd.DataFrame:
+    """The runs of every sweep's last launch, each once, sweeps in the order of their first launch.
+
+    The column `sweeps` says which hold a run; `held` picks a sweep's. Raises NoSuchSweep if no sweep was launched,
+    and Unreachable.
+    """
+    client = _client(tracking_uri)
+    experiments = client.search_experiments(max_results=10_000)
+    parents: dict[str, list[Run]] = {}
+    for run in _search(client, experiments, f"tags.{TAG_KIND} = 'sweep'"):
+        parents.setdefault(run.data.tags[TAG_SWEEP], []).append(run)
+    order = sorted(parents, key=lambda sweep: min(run.info.start_time or 0 for run in parents[sweep]))
+    cells = {sweep: _cells(client, parents[sweep]) for sweep in order}
+    if not any(cells.values()):
+        raise NoSuchSweep(f"no sweep in {_uri(client)} was launched yet")
+    found = _best(_all_trials(client, experiments))
+    wanted = dict.fromkeys(key for keys in cells.values() for key in keys if key in found)
+    return _frame(client, [found[key] for key in wanted], cells)
+
+
+def held(frame: pd.DataFrame, sweep: str) -> pd.DataFrame:
+    """The rows of the runs that a sweep holds."""
+    return frame[frame["sweeps"].fillna("").str.split().map(lambda names: sweep in names)]
+
+
+def held_by(frame: pd.DataFrame) -> list[str]:
+    """The sweeps that hold runs of the frame, in its order."""
+    return list(dict.fromkeys(name for names in frame["sweeps"].dropna().unique() for name in names.split()))
 
 
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
@@ -223,6 +254,17 @@ def _requested(store: Any, run_ids: list[str], key: str) -> list[tuple[str, str,
     middle = len(run_ids) // 2
     halves = [_requested(store, half, key) for half in (run_ids[:middle], run_ids[middle:])]
     return None if None in halves else halves[0] + halves[1]
+
+
+def _frame(client: "MlflowClient", runs: "list[Run]", cells: dict[str, list[str]]) -> pd.DataFrame:
+    """The runs' rows with their `sweeps`; cells: the trial ids of each sweep."""
+    holders: dict[str, list[str]] = {}
+    for sweep, keys in cells.items():
+        for key in dict.fromkeys(keys):
+            holders.setdefault(key, []).append(sweep)
+    rows = _rows(runs, _histories(client, [run.info.run_id for run in runs]))
+    sweeps = [" ".join(holders.get(key, [])) or None for key in rows.get("trial_id", [])]
+    return conform(rows.assign(sweeps=sweeps))
 
 
 def _rows(runs: "list[Run]", points: pd.DataFrame) -> pd.DataFrame:

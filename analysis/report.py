@@ -1,40 +1,38 @@
-"""One self-contained page from what MLflow holds: headline numbers, figures, a table of all runs.
+"""One self-contained page from what MLflow holds: the paper's claims, figures, tables of models and of all runs.
 
-python -m analysis.report --sweep sizes [--out runs] [--from runs.parquet]
+python -m analysis.report [--sweep sizes] [--out runs] [--from runs.parquet]: of one sweep, or of all of a store.
 """
 
-import base64
-import io
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis import claims, frames, pull, words
-from analysis.figures import FIGURES, style
-from harness.record import TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASON, TAG_SWEEP
+from analysis import claims, frames, pull, tables, words
+from analysis.sections import sections
+from harness.record import TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASON, TAG_SWEEP, TAG_WEIGHTS
 
 TRACKING = "MLFLOW_TRACKING_URI"  # environment variable of the tracking store
 DATABASE = "mlflow.db"  # in the output folder, where no tracking store is named
-LARGEST_SVG = 1_000_000  # bytes; a larger figure goes into the page as PNG
+STUDY = "study"  # folder of the report of all sweeps
 
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure as the page shows it."""
-
-    number: int
-    name: str
-    title: str
-    caption: str
-    source: str  # data URI
+# The sweeps of the paper's study in the order in which a report of all shows them, and what each asks.
+SWEEPS = {
+    "sizes": "Four sizes at three patches: does FID fall with Gflops?",
+    "patch": "One size at every patch: the same parameters, more Gflops.",
+    "conditioning": "Four ways to tell the model the timestep and the class: which is best?",
+    "backbones": "A transformer and a U-Net at equal Gflops: what does the backbone decide?",
+    "seeds": "The same cells from several seeds: how much of a difference is chance?",
+    "schedules": "Noise schedules: does the paper's suit this data?",
+    "learning_rate": "Learning rate by size: is the scaling curve one of models, or of one rate that suits some?",
+    "depth_width": "Depth against width: do Gflops alone decide, or their shape too?",
+    "guidance": "Classifier-free guidance: what does a scale buy, and cost?",
+    "sampling": "Sampling steps: can more sampling compute make up for less model compute?",
+}
 
 
 def write(tracking_uri: str, sweep: str, folder: str | Path) -> Path:
@@ -47,56 +45,55 @@ def write(tracking_uri: str, sweep: str, folder: str | Path) -> Path:
     return compose(frame, pull.samples(tracking_uri, frame, target / "samples"), sweep, target)
 
 
+def write_study(tracking_uri: str, folder: str | Path) -> Path:
+    """The same of all sweeps of the store together, in `folder/reports/study`. Raises `pull.NoSuchSweep`."""
+    target = Path(folder) / "reports" / STUDY
+    frame = pull.study(tracking_uri)
+    return compose_study(frame, pull.samples(tracking_uri, frame, target / "samples"), target)
+
+
 def compose(frame: pd.DataFrame, images: Mapping[str, Path], sweep: str, target: Path) -> Path:
-    """The page of a frame that is already here. `images`: run id -> its sample sheet."""
+    """The page of one sweep, from a frame that is already here. `images`: run id -> its sample sheet."""
+    target.mkdir(parents=True, exist_ok=True)
+    chapters = [{"name": "", "about": "", "summary": "", "sections": sections(frame, images, target)}]
+    return _page(frame, target, chapters, sweep, summary(frame))
+
+
+def compose_study(frame: pd.DataFrame, images: Mapping[str, Path], target: Path) -> Path:
+    """The page of all sweeps that hold runs of the frame (its column `sweeps`): a chapter each."""
+    numbers, chapters = count(1), []
+    names = pull.held_by(frame)
+    for name in sorted(names, key=lambda name: list(SWEEPS).index(name) if name in SWEEPS else len(SWEEPS)):
+        part, folder = pull.held(frame, name), target / name
+        folder.mkdir(parents=True, exist_ok=True)
+        chapters.append({
+            "name": name, "about": SWEEPS.get(name, ""), "summary": summary(part),
+            "sections": sections(part, images, folder, numbers),
+        })  # fmt: skip
+    told = summary(frame).replace(" runs:", f" runs in {len(names)} sweeps:")
+    return _page(frame, target, chapters, "All sweeps", told)
+
+
+def _page(frame: pd.DataFrame, target: Path, chapters: list[dict], title: str, told: str) -> Path:
+    """Write report.html, runs.parquet and claims.csv; returns the path of the page."""
     from jinja2 import Environment, PackageLoader
 
-    target.mkdir(parents=True, exist_ok=True)
-    pages = sections(frame, images, target)
     loader = PackageLoader("analysis", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found = claims.judge(frame)
+    asked = {claim.letter for claim in found}
     page = environment.get_template("report.html.j2").render(
-        sweep=sweep, summary=summary(frame), facts=_facts(frame), sections=pages, rows=claims.table(frame),
-        columns=claims.COLUMNS, nothing=not len(frames.finished(frame)),
+        title=title, summary=told, nothing=not len(frames.finished(frame)), facts=_facts(frame), claims=found,
+        verdicts={verdict: sum(claim.verdict == verdict for claim in found) for verdict in claims.VERDICTS},
+        unasked=[each.text for letter, each in claims.CLAIMS.items() if letter not in asked],
+        chapters=chapters, models=tables.models(frame), published=tables.published(), model_columns=tables.MODELS,
+        rows=tables.runs(frame), columns=tables.COLUMNS, several=len(chapters) > 1,
     )  # fmt: skip
     frame.to_parquet(target / "runs.parquet", index=False)
+    claims.table(found).to_csv(target / "claims.csv", index=False)
     path = target / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def sections(frame: pd.DataFrame, images: Mapping[str, Path], target: Path) -> list[dict]:
-    """What the template draws, a section for each way of measuring; first, figures that compare ways of measuring."""
-    taken: Counter[str] = Counter()  # files by the name of their figure
-    drawn_number = count(1)
-
-    def draw(part: pd.DataFrame, names: list[str]) -> list[Drawn]:
-        members, drawn = set(part["run_id"]), []
-        shown = {run_id: path for run_id, path in images.items() if run_id in members}
-        for name in names:
-            spec = FIGURES[name]
-            if spec.applies(part) and (shown or not spec.needs_images):
-                figure = spec.draw(part, shown) if spec.needs_images else spec.draw(part)
-                taken[name] += 1
-                stem = name if taken[name] == 1 else f"{name}-{taken[name]}"
-                source = _save(figure, target / stem)
-                drawn.append(Drawn(next(drawn_number), stem, spec.title, spec.caption(part), source))
-        return drawn
-
-    out, compared = [], set()
-    for name, spec in FIGURES.items():
-        for part in frames.groups(frame, spec.across) if spec.across else []:
-            figures = draw(part, [name])
-            if figures:
-                compared |= set(part["run_id"])
-                out.append({"setting": words.recipe(part), "headline": [], "figures": figures, "laws": []})
-    plain = [name for name, spec in FIGURES.items() if not spec.across]
-    for part in frames.groups(frame):
-        if not set(part["run_id"]) <= compared:  # else they are in the comparison already
-            setting = f"{words.recipe(part)}; {words.evaluation(part)}"
-            figures, laws = draw(part, plain), claims.laws(part)
-            out.append({"setting": setting, "headline": claims.headline(part), "figures": figures, "laws": laws})
-    return out
 
 
 def summary(frame: pd.DataFrame) -> str:
@@ -110,22 +107,11 @@ def summary(frame: pd.DataFrame) -> str:
     return f"{int(states.sum())} run{'s' if states.sum() > 1 else ''}: {counts}."
 
 
-def _save(figure: Figure, stem: Path) -> str:
-    """Write the figure as PNG and SVG; returns the lighter of the two as a data URI."""
-    with style.theme():
-        figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    stem.with_suffix(".svg").write_bytes(svg)
-    kind, data = ("svg+xml", svg) if len(svg) <= LARGEST_SVG else ("png", stem.with_suffix(".png").read_bytes())
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """What was run, when, and with what: term and value."""
     runs = frame.drop_duplicates("run_id")
-    spent = frame.groupby("run_id")["train_gflops"].max().sum()
+    trained = frame[~frame["tags"].fillna("").str.contains(f'"{TAG_WEIGHTS}"', regex=False)]
+    spent = trained.groupby("run_id")["train_gflops"].max().sum()
     when = [f"{time:%d %B %Y %H:%M}" for time in (runs["started"].min(), runs["ended"].max()) if not pd.isna(time)]
     facts = [
         ("Training", words.recipe(frame)),
@@ -142,32 +128,42 @@ def _versions(runs: pd.DataFrame) -> str:
     """The tags that all runs share: commit, library versions, whatever the harness adds."""
     tags = [json.loads(text) for text in runs["tags"].dropna()]
     shared = set.intersection(*({(k, str(v)) for k, v in each.items()} for each in tags)) if tags else set()
-    contract = (TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON)
+    contract = (TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON, TAG_WEIGHTS)
     told = [(name.removeprefix("version."), value) for name, value in shared if name not in contract]
     return ", ".join(f"{name} {value}" for name, value in sorted(told) if len(value) <= 60)
 
 
-def redraw(source: Path, sweep: str, folder: str | Path) -> Path:
-    """The same from a runs.parquet, with the sample sheets that lie in `samples/` beside it."""
+def redraw(source: Path, sweep: str | None, folder: str | Path) -> Path:
+    """The same from a runs.parquet, with the sample sheets that lie in `samples/` beside it; of all sweeps where None.
+
+    A sweep that holds none of its runs is only the name of the page. Raises `pull.NoSuchSweep` if there is no file.
+    """
     if not source.is_file():
         raise pull.NoSuchSweep(f"--from: no file {source}")
     frame = pull.conform(pd.read_parquet(source))
     sheets = {path.stem: path for path in (source.parent / "samples").glob("*.png")}
-    return compose(frame, sheets, sweep, Path(folder) / "reports" / sweep)
+    target = Path(folder) / "reports" / (sweep or STUDY)
+    if sweep is None:
+        return compose_study(frame.assign(sweeps=frame["sweeps"].fillna(frame["sweep"])), sheets, target)
+    own = pull.held(frame, sweep)
+    return compose(own if len(own) else frame, sheets, sweep, target)
 
 
 def _command() -> None:
     import typer
 
     def report(
-        sweep: Annotated[str, typer.Option(help="Name of the sweep.")],
+        sweep: Annotated[str | None, typer.Option(help="Name of a sweep; all of the store without.")] = None,
         out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs"),
         source: Annotated[Path | None, typer.Option("--from", help="A runs.parquet to draw from, not MLflow.")] = None,
     ) -> None:
-        """Draw the report of a sweep from what MLflow holds."""
+        """Draw the report of a sweep, or of all, from what MLflow holds."""
         uri = os.environ.get(TRACKING) or f"sqlite:///{(out / DATABASE).resolve()}"
         try:
-            path = redraw(source, sweep, out) if source else write(uri, sweep, out)
+            if source:
+                path = redraw(source, sweep, out)
+            else:
+                path = write(uri, sweep, out) if sweep else write_study(uri, out)
         except ValueError as error:
             typer.echo(f"report: {error}", err=True)
             raise typer.Exit(1) from None

@@ -182,13 +182,12 @@ def run(
             say_end(console, part, len(cells), [], {}, page_of(part, out))
         else:
             left[part] = cells
-    failed = [part for part, cells in left.items() if not train(part, cells, out, data, console)]
-    if failed:
+    if left and not all(train(left, out, data, console)):
         raise typer.Exit(1)
 
 
-def train(sweep: str, cells: list[Trial], out: Path, data: Path, console: Console) -> bool:
-    """Launch a sweep and write its report; False if a trial failed."""
+def train(parts: dict[str, list[Trial]], out: Path, data: Path, console: Console) -> list[bool]:
+    """Launch sweeps one after another on one cluster, each with its report; for each, whether no trial failed."""
     from harness.cluster import cluster, only_driver
 
     with cluster("harness.launch", "mlflow") as device_of:
@@ -196,18 +195,30 @@ def train(sweep: str, cells: list[Trial], out: Path, data: Path, console: Consol
         from harness.tracking import Store, default_uri
         from harness.trial import Place
 
-        checked(cells, data)
-        place = Place(data.resolve(), out.resolve())
+        for cells in parts.values():
+            checked(cells, data)
+        place, fine = Place(data.resolve(), out.resolve()), []
         with only_driver(place.out):
             store = Store(default_uri(place.out), place.out)
-            outcome = launch(cells, sweep, store, place, device_of, console)
-            done = len(cells) - len(outcome.failed)
-            if done:
-                from analysis.report import write
+            for sweep, cells in parts.items():
+                outcome = launch(cells, sweep, store, place, device_of, console)
+                page = None
+                if len(outcome.failed) < len(cells):
+                    from analysis.report import write
 
-                store.attach(outcome.parent, write(store.uri, sweep, place.out))
-            say_end(console, sweep, len(cells), outcome.finished, outcome.failed, page_of(sweep, out) if done else None)
-    return not outcome.failed
+                    page = page_of(sweep, out)
+                    store.attach(outcome.parent, write(store.uri, sweep, place.out))
+                say_end(console, sweep, len(cells), outcome.finished, outcome.failed, page)
+                fine.append(not outcome.failed)
+    return fine
+
+
+def write_study(out: Path, console: Console) -> None:
+    """One report of every sweep of the store."""
+    from analysis import report
+    from harness.tracking import default_uri
+
+    console.print(f"all sweeps: {os.path.relpath(report.write_study(default_uri(out.resolve()), out))}", soft_wrap=True)
 
 
 def page_of(sweep: str, out: Path) -> Path:

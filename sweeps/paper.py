@@ -8,7 +8,8 @@ from importlib import import_module
 from harness.config import Trial, unique
 
 SWEEPS = (
-    "sizes", "patch", "conditioning", "seeds", "schedules", "learning_rate", "depth_width", "guidance", "sampling",
+    "sizes", "patch", "conditioning", "seeds", "schedules", "learning_rate", "depth_width", "backbones",
+    "guidance", "sampling",
 )  # fmt: skip
 
 

@@ -43,7 +43,10 @@ FLOORS = {
     "analysis.frames": 3,
     "analysis.words": 4,
     "analysis.figures": 4,
+    "analysis.headline": 4,
     "analysis.claims": 4,
+    "analysis.tables": 4,
+    "analysis.sections": 4,
     "analysis.report": 5,
 }
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline, 
 from diffusers.utils import dynamic_modules_utils
 from typer.testing import CliRunner
 
-from harness import autoencoder, diffusion, record
+from harness import autoencoder, data, diffusion, record
 from harness.config import ConfigError, Diffusion, make
 from harness.interop import Network, load_diffusers, load_official, load_run, save_diffusers, save_official
 from harness.interop.diffusers import BETAS, NULL, schedule_of, to_scheduler, to_transformer
@@ -217,6 +217,13 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         load_official(path)
 
 
+def test_a_checkpoint_in_half_precision_is_a_network_in_fp32(tmp_path):
+    state = published()
+    net = load_official(saved({name: w.half() for name, w in state.items()}, tmp_path / "x.pt"), heads=4)
+    assert {w.dtype for w in net.weights.values()} == {torch.float32}
+    torch.testing.assert_close(net.weights["head.linear.weight"], state["final_layer.linear.weight"], atol=1e-3, rtol=0)
+
+
 def test_positions_that_training_averaged_are_still_the_positions(tmp_path):
     state = published()
     state["pos_embed"] += 3e-4
@@ -394,7 +401,7 @@ def test_an_exported_folder_is_one_of_plain_diffusers(tmp_path):
     assert index["transformer"] == ["diffusers", "DiTTransformer2DModel"]
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"] and index["vae"] == ["diffusers", "AutoencoderKL"]
     images, pipe = images_of(tmp_path, 7, plain=True, num_inference_steps=10, guidance_scale=3.0)
-    assert type(pipe) is DiTPipeline and type(pipe.scheduler) is DDIMScheduler
+    assert type(pipe) is DiTPipeline and type(pipe.scheduler) is DDIMScheduler and not pipe.scheduler.config.clip_sample
     assert images.shape == (3, 1, 8, 8) and images.std() > 0.1
     assert pipe(class_labels=[1], num_inference_steps=2).images[0].size == (8, 8)
 
@@ -610,3 +617,13 @@ def test_the_folder_of_a_run_is_a_network(tiny, tmp_path):
     net = load_run(tmp_path / "weights")
     assert net.model == tiny().model and net.bounded and net.diffusion == Diffusion()
     assert all(torch.equal(net.weights[name], weights[name]) for name in weights)
+
+
+def test_latents_of_a_run_are_decoded_as_its_dataset_says(tiny, tmp_path, monkeypatch):
+    sent(tmp_path / "weights", tiny())
+    monkeypatch.setitem(data.DATASETS, "tiny", replace(data.DATASETS["tiny"], bounded=False))
+    assert load_run(tmp_path / "weights", tmp_path).coder is None
+    beside = small_coder(tmp_path / "tiny" / "autoencoder", 1)
+    net = load_run(tmp_path / "weights", tmp_path)
+    assert net.coder == beside and not net.bounded
+    assert load_diffusers(save_diffusers(net, tmp_path / "to")).coder == tmp_path / "to" / "vae"

@@ -165,7 +165,7 @@ def test_a_probe_is_a_real_training_step():
 
 
 BAD = {
-    "sweep": (["sises"], "unknown sweep 'sises'; allowed: conditioning, depth_width, guidance, "),
+    "sweep": (["sises"], "unknown sweep 'sises'; allowed: backbones, conditioning, depth_width, "),
     "scale": (["sizes", "--scale", "huge"], "scale: unknown scale 'huge'; allowed: smoke, cpu, gpu, paper"),
     "size": (["sizes", "--set", "model.size=M"], "model.size: unknown size 'M'; allowed: "),
     "conditioning": (["sizes", "--set", "model.conditioning=film"], "unknown conditioning 'film'; allowed: in-"),

@@ -41,7 +41,9 @@ def _several(column: str) -> Callable[[pd.DataFrame], bool]:
 
 def _one_way(frame: pd.DataFrame) -> bool:
     """One backbone, no shape of which has several learning rates or schedules: points are models, not recipes."""
-    return frame["model.backbone"].nunique() <= 1 and not any(_recipes(field)(frame) for field in ("train.lr", "diffusion.schedule"))
+    return frame["model.backbone"].nunique() <= 1 and not any(
+        _recipes(field)(frame) for field in ("train.lr", "diffusion.schedule")
+    )
 
 
 def _lattice(frame: pd.DataFrame) -> bool:

@@ -66,7 +66,7 @@ def load_official(path: Path | str, heads: int = 0) -> Network:
 
 
 def save_official(network: Network, folder: Path | str) -> Path:
-    """Write a plain state dict into the folder, named as the released ones are; returns the file.
+    """Write a plain state dict into the folder, as `DiT-B-4-32x32.pt` where the side is 32; returns the file.
 
     Raises ConfigError for a model that is not adaLN-Zero.
     """

@@ -102,6 +102,27 @@ def test_columns_are_the_contracts_and_typed(store, frame):
     assert json.loads(row["tags"])["git_commit"] == "0123abc" and row["started"] <= row["ended"]
 
 
+def test_a_study_has_the_runs_of_every_sweep_once(store, frame):
+    study = pull.study(store.uri)
+    runs = study.drop_duplicates("run_id").set_index("run_id")["sweeps"]
+    assert runs.to_dict() == {
+        store.shared: "sizes other", store.resumed: "sizes", store.failed: "sizes", store.silent: "sizes",
+    }  # fmt: skip
+    assert pull.held_by(study) == ["sizes", "other"]
+    for sweep in ("sizes", "other"):
+        one = pull.pull(store.uri, sweep)
+        assert set(one["sweeps"]) == {sweep}
+        part = pull.held(study, sweep).reset_index(drop=True).assign(sweeps=sweep)
+        pd.testing.assert_frame_equal(pull.conform(part), one)
+
+
+def test_a_store_without_a_launch_has_no_study(tmp_path):
+    empty = Store(tmp_path)
+    empty.experiment("sizes")
+    with pytest.raises(pull.NoSuchSweep, match="no sweep in .* was launched yet"):
+        pull.study(empty.uri)
+
+
 def test_every_run_of_the_store(store):
     everything = pull.pull(store.uri)
     assert set(everything["run_id"]) == {store.shared, store.resumed, store.failed, store.silent, store.again}

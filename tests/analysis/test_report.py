@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import frame_of, rows, study_trials
+from conftest import RECIPE, frame_of, rows, study_trials
 from matplotlib.image import imsave
 
-from analysis import claims, pull, report
+from analysis import claims, pull, report, tables
+from harness.config import grid
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,9 @@ def test_figures_and_numbers_lie_beside_the_page(page):
 
 
 def test_the_table_prints_a_dash_for_what_was_not_measured(page):
-    row = claims.table(page[0])[-1]
+    row = tables.runs(page[0])[-1]
     assert row["status"] == "failed" and row["values"]["FID ↓"] == "" and row["values"]["Loss ↓"]
-    assert sum(row["best"] for row in claims.table(page[0])) == 1
+    assert sum(row["best"] for row in tables.runs(page[0])) == 1
 
 
 def test_settings_get_a_section_each(study, tmp_path):
@@ -73,6 +74,78 @@ def test_nothing_finished_is_one_plain_line(study, tmp_path):
     assert "Nothing has finished yet: 12 running." in text and "<figure" not in text
     text = report.compose(study.iloc[:0], {}, "sizes", tmp_path).read_text(encoding="utf-8")
     assert "no run has been started" in text
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """Three sweeps that share cells, and their page."""
+    study = frame_of(study_trials()).assign(sweeps="sizes")
+    study.loc[study["model.size"] == "4x256x16", "sweeps"] = "sizes patch"
+    kinds = frame_of(grid(RECIPE, {"model.conditioning": ("adaLN", "cross-attention", "in-context")}))
+    shared = (study["model.size"] == "3x128x8") & (study["model.patch"] == 4)
+    study.loc[shared, "sweeps"] = "homemade conditioning sizes"
+    frame = pull.conform(pd.concat([kinds.assign(sweeps="conditioning"), study]))
+    folder = tmp_path_factory.mktemp("everything") / "reports" / "study"
+    (folder / "samples").mkdir(parents=True)
+    sheet = folder / "samples" / f"{study['run_id'].iloc[0]}.png"
+    imsave(sheet, np.zeros((256, 256)), cmap="gray")
+    return frame, report.compose_study(frame, {sheet.stem: sheet}, folder)
+
+
+def test_all_sweeps_have_a_chapter_each_in_the_papers_order(everything):
+    text = everything[1].read_text(encoding="utf-8")
+    assert re.findall(r'<h2 class="sweep">(\w+)<', text) == ["sizes", "patch", "conditioning", "homemade"]
+    figures = re.findall(r'<figure id="([^"]+)"', text)
+    assert {"sizes-fid_vs_gflops", "patch-fid_by_patch", "conditioning-conditioning"} <= set(figures)
+    assert len(set(figures)) == len(figures)
+    numbers = [int(number) for number in re.findall(r"<b>Figure (\d+)\.", text)]
+    assert numbers == list(range(1, len(figures) + 1))
+    assert (everything[1].parent / "patch" / "fid_by_patch.svg").is_file()
+
+
+def test_all_runs_are_listed_once_with_the_sweeps_that_hold_them(everything):
+    frame, path = everything
+    text = path.read_text(encoding="utf-8")
+    assert "15 runs in 4 sweeps: 15 finished." in text
+    for name in frame["name"].unique():
+        assert text.count(f"<td>{name}<") == 1
+    assert text.count("homemade, conditioning, sizes") == 1
+
+
+def test_claims_come_first_and_lie_beside_the_page(everything):
+    text = everything[1].read_text(encoding="utf-8")
+    assert re.findall(r'id="claim-(\w)"', text) == ["a", "b", "c", "d", "e", "g"]
+    assert text.index('id="claim-a"') < text.index("<figure") < text.index('id="models"') < text.index('id="runs"')
+    assert "do not bear on: More sampling compute" in text
+    table = pd.read_csv(everything[1].parent / "claims.csv")
+    assert table["letter"].tolist() == ["a", "b", "c", "d", "e", "g"]
+    assert set(table["verdict"]) <= set(claims.VERDICTS)
+
+
+def test_our_models_stand_beside_the_papers(everything):
+    frame, path = everything
+    assert len(tables.models(frame)) == 15 and len(tables.published()) == 17
+    values = tables.published()[0]["values"]
+    assert (values["Gflops"], values["FID ↓"], values["Params (M)"]) == ("0.360", "153.6", "33.00")
+    text = path.read_text(encoding="utf-8")
+    assert text.count("<td>DiT-XL/2<") == 6 and text.count("<td>DiT-4x256x16/2<") == 1
+
+
+def test_the_page_of_all_sweeps_is_redrawn_alike_from_parquet(everything, tmp_path):
+    again = report.redraw(everything[1].parent / "runs.parquet", None, tmp_path)
+    assert again == tmp_path / "reports" / "study" / "report.html"
+    assert again.read_bytes() == everything[1].read_bytes()
+
+
+def test_one_sweep_is_drawn_from_the_parquet_of_all(everything, tmp_path):
+    path = report.redraw(everything[1].parent / "runs.parquet", "patch", tmp_path)
+    assert set(pd.read_parquet(path.parent / "runs.parquet")["model.size"]) == {"4x256x16"}
+
+
+def test_sweeps_of_the_paper_have_their_place_in_the_report():
+    from sweeps.paper import SWEEPS
+
+    assert [name for name in report.SWEEPS if name in SWEEPS] == list(SWEEPS)
 
 
 def _command(*arguments, **options):

@@ -1,0 +1,135 @@
+"""What a test of a claim may rest on: runs that compare, the noise between seeds, and intervals that respect both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis import fit, frames
+from analysis.figures import recipes
+
+HOLDS, DOES_NOT_HOLD, TOO_LITTLE = "holds", "does not hold", "not enough evidence"
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim's test on some runs, in words."""
+
+    statistic: str
+    interval: str
+    verdict: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of ln FID between seeds, pooled over `free` degrees of freedom; NaN where none repeat."""
+
+    sd: float
+    free: int
+
+    @property
+    def known(self) -> bool:
+        return self.free > 0
+
+    def margin(self, ones: int, others: int, comparisons: int = 1) -> float:
+        """How far apart in ln FID the means of so many seeds are by chance, in any of so many comparisons (95 %).
+
+        Student's t with Bonferroni's correction; NaN where the noise is not known.
+        """
+        if not self.known:
+            return np.nan
+        t = stats.t.ppf(1 - (1 - LEVEL) / 2 / max(comparisons, 1), self.free)
+        return float(t * self.sd * np.sqrt(1 / ones + 1 / others))
+
+    def __str__(self) -> str:
+        if not self.known:
+            return "No model was run from several seeds, so the noise of a single run is not known."
+        return f"Seed noise: one sd is {self.sd:.1%} of FID ({self.free} degrees of freedom)."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Every row of the runs of one way of measuring and one recipe, a run a cell and seed; the seed noise there."""
+
+    rows: pd.DataFrame
+    noise: Noise
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        return frames.cells(self.rows)
+
+
+def gather(frame: pd.DataFrame, apart: str | None = None, besides: tuple[str, ...] = ()) -> Evidence | None:
+    """The largest part of a frame whose transformers compare; None where none has finished.
+
+    apart: a setting that is not part of the recipe, since the claim is about it. besides: evaluation settings likewise.
+    """
+    found = [_part(group, apart) for group in frames.groups(_transformers(frame), besides)]
+    return max((each for each in found if each), key=_weight, default=None)
+
+
+def noise(frame: pd.DataFrame) -> Noise:
+    """The spread between seeds of runs that were measured in one way."""
+    runs = recipes.repeated(frame)
+    if runs.empty:
+        return Noise(np.nan, 0)
+    spread, cells, total = recipes.noise(frame)
+    return Noise(spread, total - cells)
+
+
+def share(held: int, asked: int) -> tuple[float, float]:
+    """95 % interval of a share by the exact binomial (Clopper and Pearson), which is not 0 wide at 0 or 1."""
+    found = stats.binomtest(held, asked).proportion_ci(LEVEL, "exact")
+    return float(found.low), float(found.high)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], models: int, resamples: int = 10_000
+) -> tuple[float, float]:
+    """95 % percentile interval over models; NaN where there are too few.
+
+    statistic: (resamples, models) counts of how often each model was drawn -> (resamples,) values.
+    """
+    if models < fit.ENOUGH:
+        return np.nan, np.nan
+    drawn = np.random.default_rng(0).multinomial(models, np.full(models, 1 / models), size=resamples)
+    values = statistic(drawn.astype(float))
+    values = values[np.isfinite(values)]
+    return tuple(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()) if len(values) else (np.nan, np.nan)
+
+
+def _transformers(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["model.backbone"].fillna("dit") == "dit"]
+
+
+def _part(group: pd.DataFrame, apart: str | None) -> Evidence | None:
+    rows = frames.with_recipe(group.assign(**{apart: None}) if apart else group)
+    if apart:
+        rows = rows.assign(**{apart: group[apart]})
+    runs = frames.finished(group)
+    rows = _once(rows[rows["run_id"].isin(runs["run_id"])])
+    if rows.empty:
+        return None
+    spread = noise(rows.drop(columns="recipe"))
+    cells = rows.drop_duplicates([*frames.SHAPE, "recipe", *([apart] if apart else [])])
+    return Evidence(rows[rows["recipe"] == cells["recipe"].mode().iloc[0]].drop(columns="recipe"), spread)
+
+
+def _once(rows: pd.DataFrame) -> pd.DataFrame:
+    """One run for each cell and seed, the one with most evaluations: another sweep may have measured it once more."""
+    own = [name for name in frames.settings() if name in rows and name != "evaluate.points"]
+    runs = rows.groupby("run_id", sort=False).first().assign(evaluations=rows.groupby("run_id")["fid"].count())
+    kept = runs.sort_values("evaluations", ascending=False, kind="stable").drop_duplicates(own)
+    return rows[rows["run_id"].isin(kept.index)]
+
+
+def _weight(evidence: Evidence) -> tuple:
+    """Most models first; then most evaluations, and the most thorough ones."""
+    rows = evidence.rows
+    models = len(rows.drop_duplicates([*frames.SHAPE, "model.conditioning"]))
+    thorough = (float(rows[name].max()) for name in ("evaluate.samples", "evaluate.steps"))
+    return models, int(rows["fid"].notna().sum()), *thorough

@@ -1,0 +1,50 @@
+"""The claim about sampling compute: the paper's section 5, Figure 10."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from analysis import frames
+from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, TOO_LITTLE, Finding, bootstrap, gather
+from analysis.figures import settings
+
+STEPS = "evaluate.steps"
+
+
+def outspent(frame: pd.DataFrame) -> Finding | None:
+    """Where the model with fewer Gflops spends more on sampling, the larger one has the lower FID all the same."""
+    evidence = gather(_stepped(frame), besides=(STEPS,))
+    if not evidence:
+        return None
+    cells = settings.sampled(evidence.rows)
+    models = [cell for _, cell in cells.groupby(list(frames.SHAPE), sort=False)]
+    won, asked = np.zeros((2, len(models), len(models)))
+    for one, other in combinations(range(len(models)), 2):
+        won[one, other], asked[one, other] = settings.outspent(pd.concat([models[one], models[other]]))
+    if not asked.sum():
+        return None
+
+    def shares(drawn: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.einsum("ri,ij,rj->r", drawn, won, drawn) / np.einsum("ri,ij,rj->r", drawn, asked, drawn)
+
+    low, high = bootstrap(shares, len(models))
+    verdict = TOO_LITTLE if np.isnan(low) else HOLDS if low > 0.5 else DOES_NOT_HOLD if high < 0.5 else TOO_LITTLE
+    bounds = "too few models" if np.isnan(low) else f"{low:.0%} to {high:.0%} of pairs (bootstrap over models)"
+    steps = ", ".join(f"{int(step):,}" for step in sorted(cells[STEPS].unique()))
+    return Finding(
+        f"the larger model is better in {int(won.sum()):,} of {int(asked.sum()):,} pairs in which it samples with less "
+        f"compute ({won.sum() / asked.sum():.0%})",
+        bounds, verdict, f"{len(models)} models at {steps} sampling steps.",
+    )  # fmt: skip
+
+
+def _stepped(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the largest part whose models were measured at several numbers of steps."""
+    parts = [part for part in frames.groups(frame, (STEPS,)) if len(part) and _varied(part)]
+    return parts[0] if parts else frame.iloc[:0]
+
+
+def _varied(part: pd.DataFrame) -> bool:
+    return bool((frames.finished(part).groupby(list(frames.SHAPE))[STEPS].nunique() > 1).any())

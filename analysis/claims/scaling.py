@@ -1,0 +1,142 @@
+"""Claims about size, patch and compute: the paper's section 5, Figures 6, 8 and 9."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from analysis import fit, frames, words
+from analysis.claims import pairs
+from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, TOO_LITTLE, Finding, bootstrap, gather, share
+
+STRONG = -0.7  # correlations below this are called strong
+AHEAD = np.log(10)  # a gap that closes within ten times the compute may still close
+
+
+def larger(frame: pd.DataFrame) -> Finding | None:
+    """At one patch the next size up has the lower FID whenever both were evaluated."""
+    evidence = gather(frame)
+    found = pairs.compared(evidence, "size") if evidence else []
+    if not found:
+        return None
+    finding = pairs.judged(found, evidence.noise, "the larger is ahead")
+    if max(len(pair.stages) for pair in found) < 2 and finding.verdict == HOLDS:
+        detail = f"Evaluated only once, so nothing is known of earlier stages. {finding.detail}"
+        return replace(finding, verdict=TOO_LITTLE, detail=detail)
+    return finding
+
+
+def finer(frame: pd.DataFrame) -> Finding | None:
+    """At one size the next smaller patch ends with the lower FID."""
+    evidence = gather(frame)
+    found = pairs.compared(evidence, "patch") if evidence else []
+    ends = [replace(pair, stages=pair.stages[-1:]) for pair in found]
+    return pairs.judged(ends, evidence.noise, "the smaller patch is ahead") if ends else None
+
+
+def correlated(frame: pd.DataFrame) -> Finding | None:
+    """Pearson's r of log10 Gflops and FID, and R2 of log FID on log Gflops against that on log parameters."""
+    evidence = gather(frame)
+    cells = evidence.cells if evidence else pd.DataFrame()
+    if len(cells) < 3 or cells["model.gflops"].nunique() < 3:
+        return None
+    gflops, params = (np.log10(cells[name].to_numpy(float)) for name in ("model.gflops", "model.params_m"))
+    fid = cells["fid"].to_numpy(float)
+    r = fit.pearson(gflops, fid)
+
+    def gain(drawn: np.ndarray) -> np.ndarray:
+        return _r2(gflops, np.log(fid), drawn) - _r2(params, np.log(fid), drawn)
+
+    low, high = bootstrap(gain, len(cells))
+    one = np.ones((1, len(cells)))
+    alone, compute = float(_r2(params, np.log(fid), one)[0]), float(_r2(gflops, np.log(fid), one)[0])
+    if np.isnan(r.low) or np.isnan(low):
+        verdict = TOO_LITTLE
+    elif r.high < STRONG and low > 0:
+        verdict = HOLDS
+    elif r.low > STRONG or high < 0:
+        verdict = DOES_NOT_HOLD
+    else:
+        verdict = TOO_LITTLE
+    bounds = f"r {r.low:.2f} to {r.high:.2f}; R² gained {low:.2f} to {high:.2f} (bootstrap over models)"
+    explained = f"R² of log FID {compute:.2f} on log Gflops, {alone:.2f} on log parameters"
+    return Finding(
+        f"Pearson r = {r.r:.2f} over {r.n} models; {explained}", "too few models" if np.isnan(low) else bounds,
+        verdict, _at_equal_parameters(cells),
+    )  # fmt: skip
+
+
+def efficient(frame: pd.DataFrame) -> Finding | None:
+    """At the largest training compute that two neighbours both reach, the one with more Gflops has the lower FID.
+
+    Between evaluations FID is read off straight lines in log-log axes. A smaller model that is ahead there counts
+    against the claim only where its lead would not be gone within ten times the compute at the rate it shrinks: the
+    claim is about what happens eventually.
+    """
+    evidence = gather(frame)
+    if not evidence:
+        return None
+    curves = {
+        tuple(cell[field] for field in frames.SHAPE): (np.log(line["x"]), np.log(line["mean"]))
+        for cell, line in frames.curves(evidence.rows, "fid", "train_gflops")
+    }
+    neighbours = [pair for along in ("size", "patch") for pair in pairs.neighbours(evidence.cells, along)]
+    gaps = []
+    for small, large in neighbours:
+        lines = [curves.get(tuple(cell[field] for field in frames.SHAPE)) for cell in (small, large)]
+        if all(line is not None for line in lines) and lines[1][0].iloc[0] <= lines[0][0].iloc[-1]:
+            gaps.append((pairs.name(small), pairs.name(large), *_gap(*lines)))
+    if not gaps:
+        return None
+    margin = evidence.noise.margin(1, 1)  # NaN where not known: then every difference counts
+    ahead = [gap for gap in gaps if gap[2] < 0 and not -gap[2] <= margin]
+    behind = [gap for gap in gaps if gap[2] > 0 and not gap[2] <= margin and gap[2] + AHEAD * gap[3] > 0]
+    undecided = len(gaps) - len(ahead) - len(behind)
+    decided = len(ahead) + len(behind)
+    low, high = share(len(ahead), decided) if decided else (0.0, 1.0)
+    verdict = HOLDS if low > 0.5 else DOES_NOT_HOLD if high < 0.5 else TOO_LITTLE
+    told = ", ".join(f"{large} over {small}" for small, large, *_ in ahead[: pairs.MOST]) or "none"
+    more = f" and {len(ahead) - pairs.MOST} more" if len(ahead) > pairs.MOST else ""
+    first = sum(gap[2] < 0 for gap in gaps)
+    detail = (
+        f"Ahead: {told}{more}. In {len(behind)} pairs the smaller model keeps a lead that ten times the compute would "
+        f"not close; {undecided} are undecided: the lead shrinks, or is within seed noise."
+        " Evaluations of one run: at equal compute the small model is at its end and the large one early in its run."
+    )
+    return Finding(
+        f"the larger is ahead in {first} of {len(gaps)} neighbouring pairs at the largest compute both reach",
+        f"{low:.0%} to {high:.0%} of {decided} decided pairs (sign test)", verdict, detail,
+    )  # fmt: skip
+
+
+def _gap(small: tuple[pd.Series, pd.Series], large: tuple[pd.Series, pd.Series]) -> tuple[float, float]:
+    """ln FID of the larger less that of the smaller at the largest shared compute, and its slope in ln compute."""
+    start, end = max(small[0].iloc[0], large[0].iloc[0]), min(small[0].iloc[-1], large[0].iloc[-1])
+    last, first = (float(np.interp(x, *large) - np.interp(x, *small)) for x in (end, start))
+    return last, (last - first) / (end - start) if end > start else -np.inf
+
+
+def _r2(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """R2 of the least-squares line of y on x under each row of weights; NaN where x or y does not vary."""
+    weights = weights / weights.sum(1, keepdims=True)
+    dx, dy = (values - (weights @ values)[:, None] for values in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights * dx * dy).sum(1) ** 2 / ((weights * dx**2).sum(1) * (weights * dy**2).sum(1))
+
+
+def _at_equal_parameters(cells: pd.DataFrame) -> str:
+    """The largest spread of FID between patches of one size."""
+    spreads = [
+        (ratio, group)
+        for _, group in cells.groupby(["model.depth", "model.width", "model.heads"])
+        if len(group) > 1 and (ratio := group["fid"].max() / group["fid"].min()) > 1
+    ]
+    if not spreads:
+        return "Every size was run at one patch alone, so parameters and Gflops are not told apart."
+    _, group = max(spreads, key=lambda item: item[0])
+    first, last = (group.loc[group["model.gflops"].agg(which)] for which in ("idxmin", "idxmax"))
+    fids = [words.plain(round(row["fid"], 1)) for row in (first, last)]
+    return (
+        f"At about {last['model.params_m']:.3g}M parameters FID goes from {fids[0]} ({pairs.name(first)}) to {fids[1]} "
+        f"({pairs.name(last)})."
+    )

@@ -1,0 +1,80 @@
+"""The sections of a report: for each way of measuring its headline numbers, figures and power laws."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import frames, headline, words
+from analysis.figures import FIGURES, style
+
+LARGEST_SVG = 1_000_000  # bytes; a larger figure goes into the page as PNG
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as the page shows it."""
+
+    number: int
+    name: str
+    title: str
+    caption: str
+    source: str  # data URI
+
+
+def sections(
+    frame: pd.DataFrame, images: Mapping[str, Path], target: Path, numbers: Iterator[int] | None = None
+) -> list[dict]:
+    """What the template draws, a section for each way of measuring; first, figures that compare ways of measuring.
+
+    images: run id -> its sample sheet. numbers: of the figures, from 1 unless they go on from another sweep's. Writes
+    each figure to the folder `target` as PNG and SVG.
+    """
+    taken: Counter[str] = Counter()  # files by the name of their figure
+    numbers = numbers or count(1)
+
+    def draw(part: pd.DataFrame, names: list[str]) -> list[Drawn]:
+        members, drawn = set(part["run_id"]), []
+        shown = {run_id: path for run_id, path in images.items() if run_id in members}
+        for name in names:
+            spec = FIGURES[name]
+            if spec.applies(part) and (shown or not spec.needs_images):
+                figure = spec.draw(part, shown) if spec.needs_images else spec.draw(part)
+                taken[name] += 1
+                stem = name if taken[name] == 1 else f"{name}-{taken[name]}"
+                source = _save(figure, target / stem)
+                drawn.append(Drawn(next(numbers), stem, spec.title, spec.caption(part), source))
+        return drawn
+
+    out, compared = [], set()
+    for name, spec in FIGURES.items():
+        for part in frames.groups(frame, spec.across) if spec.across else []:
+            figures = draw(part, [name])
+            if figures:
+                compared |= set(part["run_id"])
+                out.append({"setting": words.recipe(part), "headline": [], "figures": figures, "laws": []})
+    plain = [name for name, spec in FIGURES.items() if not spec.across]
+    for part in frames.groups(frame):
+        if not set(part["run_id"]) <= compared:  # else they are in the comparison already
+            setting = f"{words.recipe(part)}; {words.evaluation(part)}"
+            figures, laws = draw(part, plain), headline.laws(part)
+            out.append({"setting": setting, "headline": headline.numbers(part), "figures": figures, "laws": laws})
+    return out
+
+
+def _save(figure: Figure, stem: Path) -> str:
+    """Write the figure as PNG and SVG; returns the lighter of the two as a data URI."""
+    with style.theme():
+        figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    stem.with_suffix(".svg").write_bytes(svg)
+    kind, data = ("svg+xml", svg) if len(svg) <= LARGEST_SVG else ("png", stem.with_suffix(".png").read_bytes())
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
