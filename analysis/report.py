@@ -13,6 +13,7 @@ from typing import Annotated
 import pandas as pd
 
 from analysis import claims, frames, pull, tables, words
+from analysis.claims.evidence import with_noise
 from analysis.sections import sections
 from harness.record import TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASON, TAG_SWEEP, TAG_WEIGHTS
 
@@ -25,11 +26,11 @@ SWEEPS = {
     "sizes": "Four sizes at three patches: does FID fall with Gflops?",
     "patch": "One size at every patch: the same parameters, more Gflops.",
     "conditioning": "Four ways to tell the model the timestep and the class: which is best?",
-    "backbones": "A transformer and a U-Net at equal Gflops: what does the backbone decide?",
     "seeds": "The same cells from several seeds: how much of a difference is chance?",
     "schedules": "Noise schedules: does the paper's suit this data?",
     "learning_rate": "Learning rate by size: is the scaling curve one of models, or of one rate that suits some?",
     "depth_width": "Depth against width: do Gflops alone decide, or their shape too?",
+    "backbones": "A transformer and a U-Net at equal Gflops: what does the backbone decide?",
     "guidance": "Classifier-free guidance: what does a scale buy, and cost?",
     "sampling": "Sampling steps: can more sampling compute make up for less model compute?",
 }
@@ -55,23 +56,23 @@ def write_study(tracking_uri: str, folder: str | Path) -> Path:
 def compose(frame: pd.DataFrame, images: Mapping[str, Path], sweep: str, target: Path) -> Path:
     """The page of one sweep, from a frame that is already here. `images`: run id -> its sample sheet."""
     target.mkdir(parents=True, exist_ok=True)
-    chapters = [{"name": "", "about": "", "summary": "", "sections": sections(frame, images, target)}]
+    chapters = [{"name": "", "about": "", "summary": "", "sections": sections(with_noise(frame), images, target)}]
     return _page(frame, target, chapters, sweep, summary(frame))
 
 
 def compose_study(frame: pd.DataFrame, images: Mapping[str, Path], target: Path) -> Path:
     """The page of all sweeps that hold runs of the frame (its column `sweeps`): a chapter each."""
     numbers, chapters = count(1), []
-    names = pull.held_by(frame)
+    names, told = pull.held_by(frame), with_noise(frame)
     for name in sorted(names, key=lambda name: list(SWEEPS).index(name) if name in SWEEPS else len(SWEEPS)):
-        part, folder = pull.held(frame, name), target / name
+        part, folder = pull.held(told, name), target / name
         folder.mkdir(parents=True, exist_ok=True)
         chapters.append({
             "name": name, "about": SWEEPS.get(name, ""), "summary": summary(part),
             "sections": sections(part, images, folder, numbers),
         })  # fmt: skip
-    told = summary(frame).replace(" runs:", f" runs in {len(names)} sweeps:")
-    return _page(frame, target, chapters, "All sweeps", told)
+    counted = summary(frame).replace(" runs:", f" runs in {len(names)} sweeps:")
+    return _page(frame, target, chapters, "All sweeps", counted)
 
 
 def _page(frame: pd.DataFrame, target: Path, chapters: list[dict], title: str, told: str) -> Path:

@@ -12,14 +12,16 @@ from harness.extractors import SPATIAL
 
 NAME = "efficientnet-lite0-64"
 SIDE = 64  # images are resized to this: 12 times cheaper than ImageNet's 224, and ample for 32x32 pixels
-STAGES = 5  # of the network's seven, up to the last of stride 16: 112 channels of 4x4, 1,792 spatial features
+STAGE, CHANNELS = 4, 128  # of the spatial features: the network's last stage of stride 16, channels of its 4x4 maps
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the weights were trained with
 
 
 class Lite0(FeatureExtractorBase):
     """EfficientNet-Lite0 at 64x64: pooled features (N, 1280) and ImageNet logits (N, 1000) of uint8 (N, 3, S, S).
 
-    And for sFID the feature map of stride 16, (N, 1792), as `mixed_6/conv` is of the Inception network.
+    And for sFID `spatial` (N, 2048): the first 128 channels, flattened, that the second block of the last stage of
+    stride 16 makes with its first layer, a 1x1 convolution with norm and ReLU6. In the Inception network it is
+    `mixed_6/conv`: 7 channels of such a layer of such a stage, 17x17 there.
     """
 
     def __init__(self, name: str, features_list: list[str], **_):
@@ -43,9 +45,12 @@ class Lite0(FeatureExtractorBase):
         mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD))  # (3, 1, 1)
         x = F.interpolate(images.float() / 255, size=SIDE, mode="bilinear", antialias=True)  # (N, 3, 64, 64)
         x = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
-        x = self.net.blocks[:STAGES](self.net.bn1(self.net.conv_stem(x)))  # (N, 112, 4, 4)
-        spatial = x.flatten(1)
-        x = self.net.bn2(self.net.conv_head(self.net.blocks[STAGES:](x)))  # (N, 1280, 2, 2)
+        x = self.net.blocks[:STAGE](self.net.bn1(self.net.conv_stem(x)))  # (N, 80, 4, 4)
+        first, second, *_ = stage = self.net.blocks[STAGE]
+        x = first(x)  # (N, 112, 4, 4)
+        spatial = second.bn1(second.conv_pw(x))[:, :CHANNELS].flatten(1)
+        x = self.net.blocks[STAGE + 1 :](stage[1:](x))  # (N, 320, 2, 2)
+        x = self.net.bn2(self.net.conv_head(x))  # (N, 1280, 2, 2)
         pooled = self.net.forward_head(x, pre_logits=True)  # (N, 1280)
         out = {"1280": pooled.float(), "logits": self.net.classifier(pooled).float(), SPATIAL: spatial.float()}
         return tuple(out[name] for name in self.features_list)

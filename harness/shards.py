@@ -9,8 +9,8 @@
 
 Kept of an image are the mean and the standard deviation of its latents, and the same of its mirror image: the paper's
 code flips a picture before it encodes it, where the flip of a latent is another thing, and draws from the posterior
-each time it uses one. Both are had exactly, at four times the bytes of a latent: 32 KB an image of 256x256 pixels,
-42 GB for ImageNet. The array is mapped into memory and not read: all workers of a machine share one copy of what they
+each time it uses one. Both are had here, at four times the bytes of a latent: 32 KB an image of 256x256 pixels,
+44 GB for ImageNet. The array is mapped into memory and not read: all workers of a machine share one copy of what they
 touch. Parquet cannot be mapped, which is why there are two.
 """
 

@@ -393,16 +393,22 @@ def test_lite0_sees_what_is_there(monkeypatch):
     torch.testing.assert_close(net(others[:2])[0], found[:2], atol=1e-3, rtol=1e-3)
 
 
-def test_lite0_s_spatial_features_are_of_the_stage_before_the_last_halving():
-    net = lite0.Lite0(lite0.NAME, [SPATIAL, "1280"])
-    seen = {}
-    for n in range(7):
-        net.net.blocks[n].register_forward_hook(lambda layer, inputs, output, n=n: seen.update({n: output}))
+def test_lite0_s_spatial_features_are_inside_the_last_stage_of_stride_16():
+    net, seen = lite0.Lite0(lite0.NAME, [SPATIAL, "1280"]), {}
+    names = ("conv_stem", "blocks.4", "blocks.4.1.bn1", "blocks.5")
+    hooks = [
+        net.net.get_submodule(name).register_forward_hook(lambda _, x, out, name=name: seen.update({name: (x[0], out)}))
+        for name in names
+    ]
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     spatial, pooled = net(images)
-    assert [seen[n].shape[-1] for n in range(7)] == [32, 16, 8, 4, 4, 2, 2]
-    assert torch.equal(spatial, seen[4].flatten(1)) and spatial.shape == (3, 1792)
-    assert torch.equal(pooled, net(images)[1]) and pooled.shape == (3, 1280)
+    for hook in hooks:  # the network is one for the whole process
+        hook.remove()
+    assert [seen[name][1].shape[-1] for name in ("blocks.4", "blocks.5")] == [64 // 16, 64 // 32]
+    assert torch.equal(spatial.view(3, 128, 4, 4), seen["blocks.4.1.bn1"][1][:, :128])
+    assert spatial.min() == 0 and spatial.max() <= 6  # after its ReLU6
+    whole = net.net.forward_head(net.net.forward_features(seen["conv_stem"][0]), pre_logits=True)
+    assert torch.equal(pooled, whole)  # taking them changes nothing else
 
 
 def test_inception_s_spatial_features_are_seven_channels_of_its_mixed_6(tmp_path, monkeypatch):

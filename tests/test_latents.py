@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from harness import autoencoder, data, latents, pictures, record, shards
+from harness import autoencoder, data, hardware, latents, pictures, record, shards
 from harness.config import ConfigError
 from harness.cost import cost
 from harness.tracking import Memory
@@ -27,8 +27,9 @@ SIDE = 16  # pixels; the autoencoder halves it
 
 
 @pytest.fixture(autouse=True)
-def _no_memory():
-    """Neither datasets nor autoencoders are known from one test to the next, nor is the precision that runs set."""
+def _apart(monkeypatch):
+    """No test knows of another's datasets, autoencoder or precision of matmuls, and all compute on the CPU."""
+    monkeypatch.setattr(hardware, "device", lambda: "cpu")
     before, precision = dict(data.DATASETS), torch.get_float32_matmul_precision()
     yield
     data.DATASETS.clear()

@@ -78,6 +78,24 @@ def test_conditioning_differs_in_conditioning_alone(scale):
     assert len({(cell.model.size, cell.model.patch) for cell in cells}) == 1
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_backbones_are_paired_by_their_gflops_and_differ_in_backbone_and_schedule_alone(scale):
+    cells = importlib.import_module("sweeps.backbones").trials(scale)
+    parts = {key: [] for key in (("dit", "linear"), ("unet", "cosine"), ("unet", "linear"))}
+    for cell in cells:
+        parts[cell.model.backbone, cell.diffusion.schedule].append(cell)
+    transformers, unets, both = parts.values()
+    assert len(transformers) == len(unets) >= len(both) >= 1
+    assert [cell.model for cell in both] == [cell.model for cell in unets[: len(both)]]
+    for transformer, unet in zip(transformers, unets, strict=True):
+        assert cost(unet).gflops == pytest.approx(cost(transformer).gflops, rel=0.1 if scale == "smoke" else 0.05)
+    assert len({cell.model_copy(update={"model": None, "diffusion": None}).model_dump_json() for cell in cells}) == 1
+    if scale == "smoke":
+        return
+    sizes = {cell.id for cell in importlib.import_module("sweeps.sizes").trials(scale)}
+    assert {cell.id for cell in transformers} <= sizes
+
+
 def test_every_sweep_says_what_it_is(out):
     done = CliRunner().invoke(door.app, ["list"])
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())

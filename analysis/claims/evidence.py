@@ -73,12 +73,20 @@ def gather(frame: pd.DataFrame, apart: str | None = None, besides: tuple[str, ..
 
 
 def noise(frame: pd.DataFrame) -> Noise:
-    """The spread between seeds of runs that were measured in one way."""
-    runs = recipes.repeated(frame)
-    if runs.empty:
+    """The spread between seeds of runs that were measured in one way, over all recipes and sizes together."""
+    once = _once(frame[frame["run_id"].isin(frames.finished(frame)["run_id"])])
+    if recipes.repeated(once).empty:
         return Noise(np.nan, 0)
-    spread, cells, total = recipes.noise(frame)
-    return Noise(spread, total - cells)
+    spread, cells, runs = recipes.noise(once)
+    return Noise(spread, runs - cells)
+
+
+def with_noise(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `fid_noise`: one standard deviation of ln FID between seeds, as it was measured; else NaN."""
+    spread = pd.Series(np.nan, frame.index)
+    for group in frames.groups(frame) if len(frame) else []:
+        spread[frame["run_id"].isin(group["run_id"])] = noise(group).sd
+    return frame.assign(fid_noise=spread)
 
 
 def share(held: int, asked: int) -> tuple[float, float]:
@@ -114,7 +122,7 @@ def _part(group: pd.DataFrame, apart: str | None) -> Evidence | None:
     rows = _once(rows[rows["run_id"].isin(runs["run_id"])])
     if rows.empty:
         return None
-    spread = noise(rows.drop(columns="recipe"))
+    spread = noise(group)
     cells = rows.drop_duplicates([*frames.SHAPE, "recipe", *([apart] if apart else [])])
     return Evidence(rows[rows["recipe"] == cells["recipe"].mode().iloc[0]].drop(columns="recipe"), spread)
 

@@ -48,7 +48,7 @@ def caption_backbones(frame: pd.DataFrame) -> str:
         for _, row in found.iterrows()
     ]
     return (
-        "The paper finds that the U-Net's inductive bias is not crucial, and compares with U-Nets that others trained. "
+        "The paper finds that the U-Net's inductive bias is not crucial, against U-Nets that others trained. "
         f"Here one recipe trained both, and at equal Gflops (within {NEAR:.0%}) the U-Net has the lower FID in {better} "
         f"of {len(found)} pairs: {', '.join(texts)}."
     )

@@ -46,6 +46,7 @@ def caption_fid_vs_gflops(frame: pd.DataFrame) -> str:
         f"Here: {r.r:.2f} over {r.n} ({words.interval(r.low, r.high)}, bootstrap over models), {sign}. "
         f"Dashed: the power law FID = {words.power(law)} ({words.interval(law.b_low, law.b_high)} "
         f"for the exponent, R² of log FID {law.r2:.2f}). "
+        + ("Faint bars: one standard deviation between seeds, from other cells. " if len(_unsure(cells)) else "")
         + ("Open circles: the paper's models." if words.comparable(frame) else _APART)
     )
 
@@ -142,6 +143,9 @@ def _scaling(panel: Axes, cells: pd.DataFrame, colours: dict[str, str]) -> list[
     x, y = cells["model.gflops"].astype(float), cells["fid"].astype(float)
     if "fid_low" in cells:
         panel.vlines(x, cells["fid_low"], cells["fid_high"], color=[colours[s] for s in cells["model.size"]], lw=1)
+        bars = _unsure(cells)
+        spread, edges = np.exp(bars["fid_noise"]), [colours[size] for size in bars["model.size"]]
+        panel.vlines(bars["model.gflops"], bars["fid"] / spread, bars["fid"] * spread, color=edges, lw=3, alpha=0.3)
     for patch, group in cells.groupby("model.patch"):
         look = {"c": [colours[size] for size in group["model.size"]], "marker": style.marker(patch)}
         panel.scatter(group["model.gflops"], group["fid"], s=38, lw=0.6, ec="white", zorder=3, **look)
@@ -158,6 +162,12 @@ def _scaling(panel: Axes, cells: pd.DataFrame, colours: dict[str, str]) -> list[
     return [
         (cell["model.gflops"], cell["fid"], _name(cell), colours[cell["model.size"]]) for _, cell in cells.iterrows()
     ]
+
+
+def _unsure(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of one seed, where the spread between seeds (`fid_noise`) is known from others."""
+    told = cells if "fid_noise" in cells else cells.assign(fid_noise=np.nan)
+    return told[told["fid_noise"].notna() & (told["seeds"] == 1)]
 
 
 def _points(lines: list) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from analysis import frames
+from analysis.claims.evidence import with_noise
 from analysis.figures import FIGURES, backbones, compute, curves, recipes, settings, shape, style
 from harness.config import grid
 
@@ -148,6 +149,20 @@ def test_only_finished_runs_count_as_models(study):
     run = study["run_id"].iloc[0]
     study.loc[study["run_id"] == run, "status"] = "FAILED"
     assert len(frames.cells(study)) == 11 and run not in set(frames.finished(study)["run_id"])
+
+
+def test_single_seeds_show_the_spread_that_others_have(seeded):
+    """One cell keeps its seeds; the bars of the others are as long as its spread."""
+    kept = (seeded["seed"] == 0) | ((seeded["model.width"] == 96) & (seeded["model.patch"] == 8))
+    told = with_noise(seeded[kept].reset_index(drop=True))
+    assert told["fid_noise"].nunique() == 1 and told["fid_noise"].iloc[0] == recipes.noise(told)[0]
+    assert "Faint bars" in compute.caption_fid_vs_gflops(told)
+    ranges, bars = compute.fid_vs_gflops(told).axes[0].collections[:2]
+    assert len(ranges.get_segments()) == 12 and len(bars.get_segments()) == 11
+    (_, low), (_, high) = bars.get_segments()[0]
+    assert np.log(high / low) == pytest.approx(2 * told["fid_noise"].iloc[0])
+    alone = with_noise(seeded[seeded["seed"] == 0])
+    assert alone["fid_noise"].isna().all() and "Faint bars" not in compute.caption_fid_vs_gflops(alone)
 
 
 def test_seeds_are_averaged_with_their_range(seeded):

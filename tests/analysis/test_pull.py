@@ -119,7 +119,7 @@ def test_a_study_has_the_runs_of_every_sweep_once(store, frame):
 def test_a_store_without_a_launch_has_no_study(tmp_path):
     empty = Store(tmp_path)
     empty.experiment("sizes")
-    with pytest.raises(pull.NoSuchSweep, match="no sweep in .* was launched yet"):
+    with pytest.raises(pull.NoSuchSweep, match=r"no sweep in .* was launched yet"):
         pull.study(empty.uri)
 
 
