@@ -284,20 +284,22 @@ def export(
     out: Out = Path("runs"), data: Data = Path("data"),
 ) -> None:  # fmt: skip
     """Write a run's EMA weights for other programs."""
-    from harness import interop
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(run) if os.path.isdir(run) else fetched(run, out, Path(scratch))
+        from harness import interop  # takes seconds, which a wrong name should not
 
-    if os.path.isdir(run):
-        network = interop.load_run(run, data)
-    else:
-        from harness import tracking
-
-        store = store_there(out)
-        if store is None:
-            raise ConfigError(f"--out: '{out}' has no runs yet; allowed: the folder of a sweep that was run")
-        with tempfile.TemporaryDirectory() as scratch:
-            weights = tracking.weights(store.uri, store.finished(run), Path(scratch))
-            network = interop.load_run(weights.parent, data)
+        network = interop.load_run(folder, data)
     print(interop.export(replace(network, coder=coder) if coder else network, to, form))
+
+
+def fetched(run: str, out: Path, scratch: Path) -> Path:
+    """The weights of a finished run, in a folder inside `scratch`. Raises ConfigError if there is no such run."""
+    from harness import tracking
+
+    store = store_there(out)
+    if store is None:
+        raise ConfigError(f"--out: '{out}' has no runs yet; allowed: the folder of a sweep that was run")
+    return tracking.weights(store.uri, store.finished(run), scratch).parent
 
 
 WORDS = {"FINISHED": "done", "FAILED": "failed", "KILLED": "to do", "RUNNING": "running", "SCHEDULED": "to do"}

@@ -49,8 +49,8 @@ def caption_backbones(frame: pd.DataFrame) -> str:
     ]
     return (
         "The paper finds that the U-Net's inductive bias is not crucial, against U-Nets that others trained. "
-        f"Here one recipe trained both, and at equal Gflops (within {NEAR:.0%}) the U-Net has the lower FID in {better} "
-        f"of {len(found)} pairs: {', '.join(texts)}."
+        f"Here one recipe trained both, and at equal Gflops (within {NEAR:.0%}) the U-Net has the lower FID "
+        f"in {better} of {len(found)} pairs: {', '.join(texts)}."
     )
 
 
