@@ -18,7 +18,7 @@ def backbones(frame: pd.DataFrame) -> Figure:
     cells = frames.cells(frame)
     colours = dict(zip(sorted(cells[BACKBONE].unique()), style.CATEGORIES, strict=False))
     with style.theme():
-        figure, axes = style.canvas(1, 1, 7.4, 4.4, "FID against model Gflops, by backbone", words.subtitle(frame))
+        figure, axes = style.canvas(1, 1, 8.6, 4.6, "FID against model Gflops, by backbone", words.subtitle(frame))
         (panel,) = axes[0]
         ends, points = [], []
         for (backbone, schedule), line in cells.groupby([BACKBONE, SCHEDULE]):
