@@ -395,7 +395,7 @@ def test_lite0_sees_what_is_there(monkeypatch):
 
 def test_lite0_s_spatial_features_are_inside_the_last_stage_of_stride_16():
     net, seen = lite0.Lite0(lite0.NAME, [SPATIAL, "1280"]), {}
-    names = ("conv_stem", "blocks.4", "blocks.4.1.bn1", "blocks.5")
+    names = ("conv_stem", "blocks.4.0", "blocks.4.1.bn1", "blocks.5.0")
     hooks = [
         net.net.get_submodule(name).register_forward_hook(lambda _, x, out, name=name: seen.update({name: (x[0], out)}))
         for name in names
@@ -404,7 +404,7 @@ def test_lite0_s_spatial_features_are_inside_the_last_stage_of_stride_16():
     spatial, pooled = net(images)
     for hook in hooks:  # the network is one for the whole process
         hook.remove()
-    assert [seen[name][1].shape[-1] for name in ("blocks.4", "blocks.5")] == [64 // 16, 64 // 32]
+    assert [seen[name][1].shape[-1] for name in ("blocks.4.0", "blocks.5.0")] == [64 // 16, 64 // 32]
     assert torch.equal(spatial.view(3, 128, 4, 4), seen["blocks.4.1.bn1"][1][:, :128])
     assert spatial.min() == 0 and spatial.max() <= 6  # after its ReLU6
     whole = net.net.forward_head(net.net.forward_features(seen["conv_stem"][0]), pre_logits=True)

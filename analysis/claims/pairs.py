@@ -63,7 +63,8 @@ def compared(evidence: Evidence, along: str) -> list[Pair]:
     measured = _measured(evidence.rows)
     out = []
     for worse, better in neighbours(evidence.cells, along):
-        both = measured[_key(worse)].join(measured[_key(better)], lsuffix="_worse", rsuffix="_better", how="inner")
+        sides = measured[_key(worse)].add_suffix("_worse"), measured[_key(better)].add_suffix("_better")
+        both = sides[0].join(sides[1], how="inner")
         stages = tuple(
             Stage(int(images), row.mean_better - row.mean_worse, (int(row.size_worse), int(row.size_better)))
             for images, row in both.sort_index().iterrows()
