@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 from harness.config import ConfigError
@@ -19,6 +18,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",  # processes that Tune, whose workers have a runtime_env, cannot use
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
@@ -42,8 +42,8 @@ def only_driver(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cluster(*modules: str) -> Iterator[Callable[[], str]]:
-    """Ray, for the time of a sweep: the cluster at RAY_ADDRESS, else this machine, whose workers import `modules`.
+def cluster() -> Iterator[Callable[[], str]]:
+    """Ray, for the time of a sweep: the cluster at RAY_ADDRESS, else this machine.
 
     It starts in the background, since that takes seconds in other processes. The function that is given waits for it
     and returns the device of its trials; it raises ConfigError if no cluster answers.
@@ -54,7 +54,7 @@ def cluster(*modules: str) -> Iterator[Callable[[], str]]:
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(_start, modules)
+        starting = pool.submit(_start)
         try:
             yield starting.result
         finally:
@@ -62,7 +62,7 @@ def cluster(*modules: str) -> Iterator[Callable[[], str]]:
             ray.shutdown()
 
 
-def _start(modules: tuple[str, ...]) -> str:
+def _start() -> str:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
@@ -71,16 +71,7 @@ def _start(modules: tuple[str, ...]) -> str:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     except ConnectionError as error:
         raise ConfigError(f"RAY_ADDRESS: '{address}': {error}; allowed: a cluster that answers, or unset") from None
-    if not address:
-        # Tune's workers come from the processes that Ray keeps ready: these have imported what a trial needs by then.
-        for _ in range(cpus()):
-            ray.remote(num_cpus=1)(_import).remote(modules)
     return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-
-
-def _import(modules: tuple[str, ...]) -> None:
-    for name in modules:
-        import_module(name)
 
 
 def cpus() -> int:

@@ -1,16 +1,12 @@
 """Measuring a trained model: evaluators by name, each yielding (metric, value) under the names of `record.METRICS`.
 
-Samples stream from the model into the feature extractor, once for all metrics, with no image files in between. The
-statistics of the real images are made before training starts, once per (dataset content, split, side, count,
-extractor). Extraction, its cache and the metrics of features are torch-fidelity's.
+Samples stream from the model into the feature extractor, once for all metrics, with no image files in between.
+Extraction and the metrics of features are torch-fidelity's.
 """
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +16,17 @@ from torch_fidelity import (
     KEY_METRIC_KID_MEAN,
     KEY_METRIC_PRECISION,
     KEY_METRIC_RECALL,
-    FeatureExtractorBase,
 )
-from torch_fidelity.metric_fid import fid_featuresdict_to_statistics_cached
 from torch_fidelity.metric_isc import isc_featuresdict_to_metric
 from torch_fidelity.metric_kid import kid_featuresdict_to_metric
 from torch_fidelity.metric_prc import prc_featuresdict_to_metric
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id_cached
+from torch_fidelity.utils import extract_featuresdict_from_input_id_cached
 
 from harness import data, diffusion, extractors, frechet
+from harness.bench import Bench
 from harness.config import Trial
 from harness.train import generator
 
-SPLIT = "train"  # the real images of every distance, as in the paper
 COLUMNS = 8  # samples of each class on a sheet
 KID_SUBSETS = 50
 BATCH = {"cpu": 128, "cuda": 512}  # images sampled at once
@@ -89,81 +82,6 @@ class Samples(TorchDataset):
             if self.start == 0:
                 self.first = self.held
         return data.to_rgb(self.held[i - self.start])
-
-
-class Reals(TorchDataset):
-    """The first `count` real images, as uint8 RGB."""
-
-    def __init__(self, images: data.Images, count: int):
-        self.images, self.count = images.images, min(count, len(images))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> Tensor:
-        return data.to_rgb(self.images[i])
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What evaluations are measured against: the real images, the folders of data and of cached statistics."""
-
-    trial: Trial
-    real: data.Images
-    held_out: data.Images
-    folder: Path
-    cache: Path
-
-    @property
-    def settings(self) -> dict:
-        """torch-fidelity's settings for the real side, its own input2, with a cache name that says all of it."""
-        wanted = self.trial.evaluate
-        extractor = extractors.lookup(wanted.extractor)
-        reals = Reals(self.real, wanted.reference)
-        weights = extractor.weights(self.folder)
-        side = self.real.images.shape[-1]
-        return {
-            "input2": reals,
-            "input2_cache_name": f"{self.trial.data.dataset}-{self.real.digest[:16]}-{SPLIT}-{side}px-{len(reals)}",
-            "cache_root": str(self.cache),
-            "feature_extractor": extractor.register(),
-            "feature_extractor_weights_path": str(weights) if weights else None,
-            "save_cpu_ram": True,  # no loader processes: the images are already in memory
-            "verbose": False,
-        }
-
-    def extractor(self, device: str) -> FeatureExtractorBase:
-        """The feature extractor on `device`, with every layer that a metric reads."""
-        settings = self.settings
-        kind = FEATURE_EXTRACTORS_REGISTRY[settings["feature_extractor"]]
-        layers = {kind.get_default_feature_layer_for_metric(metric) for metric in ("fid", "kid", "isc", "prc")}
-        layers |= {extractors.SPATIAL} & set(kind.get_provided_features_list())
-        return create_feature_extractor(settings["feature_extractor"], sorted(layers), device == "cuda", **settings)
-
-    def reference(
-        self, extractor: FeatureExtractorBase, device: str
-    ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
-        """Of the real images, by layer: features (N, F); mean (F,) and covariance (F, F) where a distance needs them.
-
-        From the cache, or made and put there.
-        """
-        settings = self.settings | {"cuda": device == "cuda"}
-        features = extract_featuresdict_from_input_id_cached(2, extractor, **settings)
-        gaussians = {}
-        for layer in {extractor.get_default_feature_layer_for_metric("fid"), extractors.SPATIAL} & features.keys():
-            found = fid_featuresdict_to_statistics_cached(
-                features, settings["input2_cache_name"], extractor, layer, **settings
-            )
-            gaussians[layer] = (torch.from_numpy(found["mu"]), torch.from_numpy(found["sigma"]))
-        return features, gaussians
-
-    def prepare(self, device: str = "cpu") -> None:
-        """Make or find the statistics of the real images, so that nothing about them can fail after training.
-
-        Raises ConfigError for an unknown extractor or weights that cannot be had.
-        """
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.reference(self.extractor(device), device)
 
 
 def fidelity(subject: Subject, bench: Bench, samples: Samples) -> Iterator[tuple[str, float]]:

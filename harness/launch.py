@@ -47,7 +47,7 @@ def launch(
     known = store.runs(t.id for t in trials)
     todo = [t for t in trials if t.id not in known or known[t.id].status != "FINISHED"]
     for t in {(t.data, t.evaluate.extractor): t for t in todo}.values():
-        _ = bench(t, place).settings  # data and weights are at hand, before anything is started
+        bench(t, place).check()  # data and weights are at hand, before anything is started
     parent = store.parent(sweep, [t.id for t in trials])
     if not todo:
         return Outcome(parent, [], {})

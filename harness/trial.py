@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness import checkpoint, data, diffusion, extractors, hardware, record
+from harness.bench import SPLIT, Bench
 from harness.config import Trial, choose
 from harness.cost import cost, work
-from harness.evaluate import SPLIT, Bench, Subject, evaluate
 from harness.models import build
 from harness.tracking import Sink
 from harness.train import State, Step, check_finite, steps
@@ -142,6 +142,8 @@ class Judge:
 
     def measure(self, weights: dict[str, Tensor], images: int) -> dict[str, float]:
         """Evaluate and log; `weights` is the EMA by parameter name after `images` seen."""
+        from harness.evaluate import Subject, evaluate  # takes seconds, which the first step need not wait for
+
         self.net.load_state_dict(weights)
         started = time.perf_counter()
         metrics, sheet = evaluate(Subject(self.net, self.trial, self.device), self.against)

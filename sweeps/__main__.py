@@ -190,7 +190,7 @@ def train(parts: dict[str, list[Trial]], out: Path, data: Path, console: Console
     """Launch sweeps one after another on one cluster, each with its report; for each, whether no trial failed."""
     from harness.cluster import cluster, only_driver
 
-    with cluster("harness.launch", "mlflow") as device_of:
+    with cluster() as device_of:
         from harness.launch import launch  # takes seconds, in which the cluster starts
         from harness.tracking import Store, default_uri
         from harness.trial import Place

@@ -11,8 +11,9 @@ import torch_fidelity
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from harness import data, diffusion, evaluate, extractors, lite0, record
+from harness.bench import Reals
 from harness.config import ConfigError
-from harness.evaluate import EVALUATORS, Reals, Samples, Subject, fidelity, sheet, val_loss
+from harness.evaluate import EVALUATORS, Samples, Subject, fidelity, sheet, val_loss
 from harness.extractors import EXTRACTORS, SPATIAL
 from harness.models import build
 from harness.train import generator

@@ -1,6 +1,8 @@
 """The floor plan: an import only ever points down. Every import statement of the project is parsed and held to it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ FLOORS = {
     "harness.hardware": 1,
     "harness.train": 2,
     "harness.evaluate": 2,
+    "harness.bench": 2,
     "harness.extractors": 2,
     "harness.lite0": 2,
     "harness.inception": 2,
@@ -54,7 +57,7 @@ FLOORS = {
 OWNERS = {
     "ray": {"harness.cluster", "harness.launch"},
     "mlflow": {"harness.tracking", "analysis.pull"},
-    "torch_fidelity": {"harness.evaluate", "harness.extractors", "harness.lite0", "harness.inception"},
+    "torch_fidelity": {"harness.bench", "harness.evaluate", "harness.extractors", "harness.lite0", "harness.inception"},
     "diffusers": {
         "harness.autoencoder",
         "harness.models.unet",
@@ -177,3 +180,10 @@ def test_the_parser_sees_every_way_to_import(tmp_path, monkeypatch):
         "ray.tune", "harness.train", "harness.models.dit", "mlflow", "harness.models.layers",
     }  # fmt: skip
     assert module_of(file) == "harness.models.dit"
+
+
+def test_a_trial_begins_without_what_only_its_evaluations_need():
+    """Imports are most of the time from a launch to its first training step."""
+    code = "import sys, harness.launch; print(*sorted({'torch_fidelity', 'timm', 'mlflow', 'ray'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load as load_weights
 
 from harness import data, hardware, record, trial
+from harness import evaluate as evaluation
 from harness.config import ConfigError, Trial, base, make
 from harness.models import build
 from harness.tracking import Memory, Null
@@ -92,9 +93,9 @@ def test_the_logged_loss_is_the_mean_since_the_last_log(tiny, place, monkeypatch
 
 def test_its_artifacts_load_back_as_the_average_that_was_measured(tiny, place, monkeypatch):
     states, nets, cell = [], [], tiny()
-    evaluate = trial.evaluate
+    evaluate = evaluation.evaluate
     monkeypatch.setattr(trial, "State", lambda *args: states.append(State(*args)) or states[-1])
-    monkeypatch.setattr(trial, "evaluate", lambda one, against: nets.append(one.net) or evaluate(one, against))
+    monkeypatch.setattr(evaluation, "evaluate", lambda one, against: nets.append(one.net) or evaluate(one, against))
     sink = ran(cell, place)
     files = dict(sink.files)
     assert Trial.model_validate(json.loads(files[f"{record.WEIGHTS}/config.json"])) == cell

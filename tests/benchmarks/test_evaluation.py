@@ -11,8 +11,9 @@ from measure import ALLOCATOR, CPUS, ROUNDS, interleaved, threads
 from ours import arithmetic, model, trial
 from rivals import pipeline
 
+from harness.bench import Bench
 from harness.config import SCALES
-from harness.evaluate import BATCH, KID_SUBSETS, Bench, Subject, evaluate
+from harness.evaluate import BATCH, KID_SUBSETS, Subject, evaluate
 
 pytestmark = pytest.mark.benchmark
 

@@ -8,8 +8,9 @@ from measure import ALLOCATOR, CPUS, ROUNDS, interleaved, threads
 from ours import arithmetic, model, trained, trial
 from rivals import NULL, pipeline
 
+from harness.bench import Bench
 from harness.config import SCALES
-from harness.evaluate import Bench, Samples, Subject, fidelity
+from harness.evaluate import Samples, Subject, fidelity
 
 pytestmark = pytest.mark.benchmark
 
