@@ -32,7 +32,7 @@ def fill(out: Path, runs: int, evaluations: int) -> str:
     Image.new("RGB", (256, 320)).save(sheet)
     made = {}
     for trial in trials:
-        run_id = store.create(trial, SWEEP, parent, facts(trial, "0" * 64, "cpu"))
+        run_id = store.create(trial, trial.name, SWEEP, parent, facts(trial, "0" * 64, "cpu"))
         sink = Mlflow(uri, run_id)
         if not made:
             store.start(run_id)
