@@ -101,7 +101,10 @@ def with_recipe(frame: pd.DataFrame) -> pd.DataFrame:
     runs = frame.drop_duplicates("run_id")
     shape = runs.groupby(list(SHAPE), dropna=False)
     differ = [field for field in fields if len(runs) and (shape[field].nunique(dropna=False) > 1).any()]
-    words = {run["run_id"]: ", ".join(_word(field, run[field]) for field in differ) for _, run in runs.iterrows()}
+    if not differ:
+        return frame.assign(recipe="")
+    told = [[_word(field, value) for value in runs[field]] for field in differ]
+    words = dict(zip(runs["run_id"], map(", ".join, zip(*told, strict=True)), strict=True))
     return frame.assign(recipe=frame["run_id"].map(words).astype("str"))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BULK_RUNS = 100  # runs of one request for metric histories: the server's own limit
 BULK_POINTS = 25_000  # points of one answer, likewise
 THREADS = 8  # requests in flight to a tracking server
+POINT = ["run_id", "key", "step", "timestamp", "value"]
 
 _DTYPES = {int: "Int64", float: "float64", str: "str", bool: "boolean"}
 _FACTS = {
@@ -114,7 +115,10 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def samples(tracking_uri: str, frame: pd.DataFrame, folder: Path) -> dict[str, Path]:
-    """Copy each run's last PNG sample sheet to `folder/<run_id>.png`; runs without one are left out."""
+    """Copy runs' last PNG sample sheets to `folder/<run_id>.png`: of each cell that of its first finished seed.
+
+    A cell is all settings but the seed. Runs without a sheet are left out.
+    """
     client = _client(tracking_uri)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -127,7 +131,9 @@ def samples(tracking_uri: str, frame: pd.DataFrame, folder: Path) -> dict[str, P
         target.write_bytes(Path(client.download_artifacts(run_id, last)).read_bytes())
         return target
 
-    run_ids = list(pd.unique(frame["run_id"]))
+    runs = frame.drop_duplicates("run_id").assign(open=lambda rows: rows["status"] != "FINISHED")
+    cell = [name for name in settings() if name != "seed"]
+    run_ids = runs.sort_values(["open", "seed"], kind="stable").drop_duplicates(cell)["run_id"].tolist()
     with ThreadPoolExecutor(THREADS) as pool:
         return {run_id: path for run_id, path in zip(run_ids, pool.map(fetch, run_ids), strict=True) if path}
 
@@ -210,24 +216,40 @@ def _search(client: "MlflowClient", experiments: "list[Experiment]", query: str)
 def _histories(client: "MlflowClient", run_ids: list[str]) -> pd.DataFrame:
     """Columns run_id, key, step, timestamp, value: every point that was ever logged of every known metric."""
     blocks = [run_ids[start : start + BULK_RUNS] for start in range(0, len(run_ids), BULK_RUNS)]
+    engine = getattr(_store(client), "engine", None)
+    if engine is not None:
+        return pd.concat([_selected(engine, block) for block in [*blocks, []]], ignore_index=True)
     jobs = [(block, key) for block in blocks for key in METRICS]
     with _threads(client) as pool:
         points = [point for part in pool.map(lambda job: _history(client, *job), jobs) for point in part]
-    return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
+    return pd.DataFrame(points, columns=POINT)
+
+
+def _store(client: "MlflowClient") -> Any:
+    """What the client reads from: MLflow promises nothing about it, so None if that has gone."""
+    return getattr(getattr(client, "_tracking_client", None), "store", None)
+
+
+def _selected(engine: Any, run_ids: list[str]) -> pd.DataFrame:
+    """The points of some runs from a database: MLflow makes an object of each, which takes ten times as long."""
+    from mlflow.store.tracking.dbmodels.models import SqlMetric as Metric
+    from sqlalchemy import select
+
+    columns = (Metric.run_uuid, Metric.key, Metric.step, Metric.timestamp, Metric.value, Metric.is_nan)
+    query = select(*columns).where(Metric.run_uuid.in_(run_ids), Metric.key.in_(METRICS))
+    with engine.connect() as connection:
+        found = pd.DataFrame(connection.execute(query).all(), columns=[*POINT, "is_nan"])
+    return found.assign(value=found["value"].mask(found["is_nan"].astype(bool))).drop(columns="is_nan")
 
 
 def _history(client: "MlflowClient", run_ids: list[str], key: str) -> Iterable[tuple[str, str, int, int, float]]:
-    """One metric of up to `BULK_RUNS` runs.
+    """One metric of up to `BULK_RUNS` runs from a server.
 
-    MLflow's client reads one run and metric at a time. Its stores and its server read many at once, but promise
-    nothing about it: where that has gone, the client's own way is left.
+    MLflow's client reads one run and metric at a time. Its server reads many at once, but promises nothing about it:
+    where that has gone, the client's own way is left.
     """
-    store = getattr(getattr(client, "_tracking_client", None), "store", None)
-    if hasattr(store, "get_metric_history_bulk"):
-        found = store.get_metric_history_bulk(run_ids, key, sys.maxsize)
-        return [(p.run_id, key, p.step, p.timestamp, p.value) for p in found]
-    if hasattr(store, "get_host_creds"):
-        points = _requested(store, run_ids, key)
+    if hasattr(_store(client), "get_host_creds"):
+        points = _requested(_store(client), run_ids, key)
         if points is not None:
             return points
     each = ((run_id, point) for run_id in run_ids for point in client.get_metric_history(run_id, key))

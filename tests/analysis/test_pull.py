@@ -135,10 +135,8 @@ def test_parquet_gives_the_same_frame_back(store, frame, tmp_path):
     pd.testing.assert_frame_equal(pull.conform(read), frame)
 
 
-def test_without_the_bulk_interface_the_client_gives_the_same(store, frame, monkeypatch):
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    monkeypatch.delattr(SqlAlchemyStore, "get_metric_history_bulk")
+def test_where_the_database_cannot_be_read_the_client_gives_the_same(store, frame, monkeypatch):
+    monkeypatch.setattr(pull, "_store", lambda client: None)
     pd.testing.assert_frame_equal(pull.pull(store.uri, "sizes"), frame)
 
 
@@ -150,6 +148,11 @@ def test_the_last_sample_sheet_of_each_run(store, frame, tmp_path):
     found = pull.samples(store.uri, frame, tmp_path / "samples")
     assert list(found) == [store.resumed]
     assert found[store.resumed].read_bytes() == b"sheet 96"
+
+    store.client.log_artifact(store.failed, sheet, "samples")
+    first = frame[frame["run_id"] == store.resumed]
+    seeds = pd.concat([first.assign(run_id=store.failed, seed=1), first])  # a cell is shown by its first seed
+    assert list(pull.samples(store.uri, seeds, tmp_path / "seeds")) == [store.resumed]
 
 
 def test_unknown_sweeps_and_stores_are_named(store, tmp_path):
