@@ -26,6 +26,7 @@ class Drawn:
     title: str
     caption: str
     source: str  # data URI
+    inches: float  # wide
 
 
 def sections(
@@ -49,7 +50,7 @@ def sections(
                 taken[name] += 1
                 stem = name if taken[name] == 1 else f"{name}-{taken[name]}"
                 source = _save(figure, target / stem)
-                drawn.append(Drawn(next(numbers), stem, spec.title, spec.caption(part), source))
+                drawn.append(Drawn(next(numbers), stem, spec.title, spec.caption(part), source, figure.get_figwidth()))
         return drawn
 
     out, compared = [], set()

@@ -16,7 +16,7 @@ def learning_rate(frame: pd.DataFrame) -> Figure:
     frames.one_setting(frame)
     cells, colours = frames.cells(frame), style.size_colours(frame)
     with style.theme():
-        figure, axes = style.canvas(1, 1, 7.4, 4.4, "Learning rate by size", words.subtitle(frame))
+        figure, axes = style.canvas(1, 1, 8.6, 4.4, "Learning rate by size", words.subtitle(frame))
         (panel,) = axes[0]
         ends = []
         for _, line in cells.groupby(list(frames.SHAPE), sort=False):
@@ -57,7 +57,7 @@ def schedules(frame: pd.DataFrame) -> Figure:
     lines = frames.curves(frame, "fid")
     colours = dict(zip(sorted(frame[SCHEDULE].dropna().unique()), style.CATEGORIES, strict=False))
     with style.theme():
-        figure, axes = style.canvas(1, 1, 7.4, 4.2, "Noise schedules", words.subtitle(frame))
+        figure, axes = style.canvas(1, 1, 8.6, 4.2, "Noise schedules", words.subtitle(frame))
         (panel,) = axes[0]
         ends = []
         shapes = frame.drop_duplicates(list(frames.SHAPE))
@@ -90,7 +90,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
     runs, colours = repeated(frame), style.size_colours(frame)
     cells = list(runs.groupby([*frames.SHAPE, "recipe"], sort=False, dropna=False))
     with style.theme():
-        figure, axes = style.canvas(1, 1, 7.4, 0.55 * len(cells) + 1.7, "Spread over seeds", words.subtitle(frame))
+        figure, axes = style.canvas(1, 1, 8.6, 0.55 * len(cells) + 1.7, "Spread over seeds", words.subtitle(frame))
         (panel,) = axes[0]
         for place, (_, cell) in enumerate(cells):
             colour = colours[cell["model.size"].iloc[0]]

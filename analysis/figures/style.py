@@ -18,12 +18,13 @@ from matplotlib.transforms import Bbox
 
 from analysis import frames
 from analysis.words import plain, short
+from harness.config import SCALES
 
 INK, MUTED, FAINT, PAPER = "#1d2530", "#68717d", "#d9dde2", "#9aa3ad"
 MOST_LABELS = 40  # points of one panel that still get a label each
 MARKERS = {1: "^", 2: "o", 4: "D", 8: "s", 16: "X"}
 Label = tuple[float, float, str, str]  # x, y, text, colour
-_DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
+_DASHES, _OTHERS = {1: "-", 2: "-", 4: (0, (5, 2)), 8: (0, (1.2, 1.6))}, (0, (6, 2, 1.2, 2))
 # Light to dark and warm to cold at once: the order survives greyscale and the common colour blindnesses.
 _LADDER = LinearSegmentedColormap.from_list("ladder", ["#efa42f", "#df5b43", "#a3346f", "#503b8f", "#14284f"])
 CONDITIONING = {"in-context": "#7b8794", "cross-attention": "#efa42f", "adaLN": "#3d8fb5", "adaLN-Zero": "#a3346f"}
@@ -68,10 +69,14 @@ def settle(figure: Figure) -> Figure:
 
 
 def size_colours(frame: pd.DataFrame) -> dict[str, str]:
-    """Each size's colour, smallest first; the same frame gives the same colours in every figure."""
+    """Each size's colour, smallest first: by its place in the ladder of a scale that holds them all, else in the frame.
+
+    So a size has one colour in all sweeps of a scale.
+    """
     names = frames.sizes(frame)
-    places = np.linspace(0, 1, max(len(names), 2))
-    return {name: to_hex(_LADDER(place)) for name, place in zip(names, places, strict=False)}
+    ladder = next((scale.ladder for scale in SCALES.values() if set(names) <= set(scale.ladder)), names)
+    places = dict(zip(ladder, np.linspace(0, 1, max(len(ladder), 2)), strict=False))
+    return {name: to_hex(_LADDER(places[name])) for name in names}
 
 
 def marker(patch: int) -> str:
@@ -79,9 +84,8 @@ def marker(patch: int) -> str:
 
 
 def dashes(patches: Sequence[int]) -> dict[int, object]:
-    """Each patch's line: the finest is solid."""
-    ordered = sorted(map(int, patches))
-    return {patch: _DASHES[min(place, len(_DASHES) - 1)] for place, patch in enumerate(ordered)}
+    """Each patch's line: the finer, the more solid."""
+    return {int(patch): _DASHES.get(int(patch), _OTHERS) for patch in patches}
 
 
 def log_axis(axis: Axis, say: Callable[[float], str] | None = None) -> None:

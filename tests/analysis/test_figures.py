@@ -11,7 +11,7 @@ from matplotlib.image import imsave
 from analysis import frames
 from analysis.claims.evidence import with_noise
 from analysis.figures import FIGURES, backbones, compute, curves, recipes, settings, shape, style
-from harness.config import grid
+from harness.config import SCALES, grid, shape_of
 
 
 @pytest.fixture
@@ -220,3 +220,12 @@ def test_the_paper_shares_an_axis_only_with_the_same_measurement():
     assert compute.words.comparable(paper_scale)
     curves.fid_by_size(paper_scale)
     compute.fid_vs_gflops(paper_scale)
+
+
+def test_a_size_has_one_colour_in_all_sweeps_of_a_scale(study):
+    ladder = SCALES["cpu"].ladder
+    rows = [dict(zip(frames.SHAPE, ("dit", *shape_of(size), 4), strict=True)) for size in ladder]
+    every = pd.DataFrame(rows).assign(**{"model.size": ladder})
+    colours = style.size_colours(every)
+    assert len(set(colours.values())) == len(ladder)
+    assert style.size_colours(every[every["model.size"] == ladder[2]]) == {ladder[2]: colours[ladder[2]]}
