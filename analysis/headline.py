@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import fit, frames, paper, words
+from analysis.figures import FIGURES
 from analysis.words import plain
 
 
@@ -32,7 +33,7 @@ def numbers(frame: pd.DataFrame) -> list[Number]:
     """The numbers that come first; those that the study has enough models for."""
     cells = frames.cells(frame)
     out = []
-    if len(cells) >= 3 and cells["model.gflops"].nunique() > 2:
+    if FIGURES["fid_vs_gflops"].applies(frame):
         r, theirs = _correlation(cells), _correlation(paper.scaling())
         detail = f"over {r.n} models; {words.interval(r.low, r.high)}, bootstrap over models"
         out.append(Number(f"{r.r:.2f}", "Pearson correlation of log10 Gflops and FID", detail, f"{theirs.r:.2f}"))
@@ -53,9 +54,9 @@ def numbers(frame: pd.DataFrame) -> list[Number]:
 
 def laws(frame: pd.DataFrame) -> list[Law]:
     """FID = A x Gflops^b over all models and at each patch: one exponent may hide several."""
-    cells, theirs = frames.cells(frame), paper.scaling()
-    if len(cells) < 3 or cells["model.gflops"].nunique() < 3:
+    if not FIGURES["fid_vs_gflops"].applies(frame):
         return []
+    cells, theirs = frames.cells(frame), paper.scaling()
     rows = [Law("all models", _law(cells), _law(theirs))]
     for patch in frames.patches(cells):
         at, published = cells[cells["model.patch"] == patch], theirs[theirs["model.patch"] == patch]

@@ -68,7 +68,7 @@ def _measured(field: str) -> Callable[[pd.DataFrame], bool]:
 FIGURES: dict[str, Spec] = {
     "fid_vs_gflops": Spec(
         "FID against model Gflops", compute.fid_vs_gflops, compute.caption_fid_vs_gflops,
-        lambda frame: _gflops(frame) and _ladder(frame) and _one_way(frame),
+        lambda frame: _gflops(frame) and _shapes(3)(frame) and _one_way(frame),
     ),
     "fid_by_size": Spec(
         "FID over training, by model size", curves.fid_by_size, curves.caption_fid_by_size,
@@ -108,11 +108,11 @@ FIGURES: dict[str, Spec] = {
     ),
     "fid_vs_compute": Spec(
         "FID against training compute", compute.fid_vs_compute, compute.caption_fid_vs_compute,
-        lambda frame: _models(2)(frame) and _evaluated(frame)["train_gflops"].notna().any() and _one_way(frame),
+        lambda frame: _shapes(2)(frame) and _evaluated(frame)["train_gflops"].notna().any() and _one_way(frame),
     ),
     "quality_vs_gflops": Spec(
         "Every quality metric against model Gflops", compute.quality_vs_gflops, compute.caption_quality_vs_gflops,
-        lambda frame: _gflops(frame) and _one_way(frame),
+        lambda frame: _gflops(frame) and _shapes(3)(frame) and _one_way(frame),
     ),
     "loss_curves": Spec(
         "Loss over training", curves.loss_curves, curves.caption_loss_curves,
@@ -129,6 +129,6 @@ def _one_loss(frame: pd.DataFrame) -> bool:
     return all(frame[field].nunique() <= 1 for field in frames.LOSS)
 
 
-def _ladder(frame: pd.DataFrame) -> bool:
-    """More than one shape: a sweep of one shape says nothing about Gflops."""
-    return len(frames.cells(frame).drop_duplicates(list(frames.SHAPE))) > 2
+def _shapes(least: int) -> Callable[[pd.DataFrame], bool]:
+    """Several shapes: a sweep of one says nothing about Gflops."""
+    return lambda frame: len(frames.cells(frame).drop_duplicates(list(frames.SHAPE))) >= least

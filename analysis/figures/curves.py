@@ -65,8 +65,8 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
     names = [name for name in ("loss", "val_loss") if frame[name].notna().any()]
     with style.theme():
         figure, axes = style.canvas(
-            len(names), len(patches), 3.3 * len(patches) + 0.6, 2.5 * len(names) + 0.8, "Loss over training",
-            words.recipe(frame), sharex=True, sharey="row",
+            len(names), len(patches), max(7.4, 3.3 * len(patches) + 0.6), 2.5 * len(names) + 0.8,
+            "Loss over training", words.recipe(frame), sharex=True, sharey="row",
         )  # fmt: skip
         ends = []
         for row, name in zip(axes, names, strict=True):
@@ -168,15 +168,16 @@ def _finish(figure: Figure, panels, ends, frame: pd.DataFrame, along: str, acros
 
 
 def _losses(panel: Axes, part: pd.DataFrame, name: str, colours: dict[str, str]):
-    ends = []
-    for cell, line in frames.curves(part, name):
-        colour = colours[cell["model.size"]]
+    ends, lines = [], frames.curves(part, name)
+    typed = len(colours) == 1 and len({cell["model.conditioning"] for cell, _ in lines}) > 1
+    for cell, line in lines:
+        colour = style.CONDITIONING[cell["model.conditioning"]] if typed else colours[cell["model.size"]]
         if name == "loss":
             panel.plot(line["x"], line["mean"], color=colour, lw=0.6, alpha=0.25)
             window = line.rolling(max(3, int(SMOOTH * len(line)) // 2 * 2 + 1), center=True, min_periods=1)
             line = window.mean().assign(x=line["x"])  # centred: a lagging mean would flatter slow learners
         look = {"marker": style.marker(cell["model.patch"]), "mec": "white"} if len(line) <= 6 else {}
         band(panel, line, color=colour, **look)
-        label = f"{cell['model.size']} {cell['recipe']}".strip()
+        label = cell["recipe"] if typed else f"{cell['model.size']} {cell['recipe']}".strip()
         ends.append((line["x"].iloc[-1], line["mean"].iloc[-1], label, colour))
     return ends

@@ -27,7 +27,7 @@ def sheets(study, tmp_path):
 SHARED = {"fid_vs_gflops", "samples", "fid_vs_compute", "quality_vs_gflops", "loss_curves"}
 APPLIES = {
     "study": {*SHARED, "fid_by_size", "fid_by_patch"},
-    "conditioned": {"conditioning", "fid_vs_compute", "loss_curves"},
+    "conditioned": {"conditioning", "loss_curves"},
     "shaped": {*SHARED, "depth_width"},
 }
 APPLIES["seeded"] = APPLIES["study"] | {"seeds"}
