@@ -218,7 +218,7 @@ def _histories(client: "MlflowClient", run_ids: list[str]) -> pd.DataFrame:
     blocks = [run_ids[start : start + BULK_RUNS] for start in range(0, len(run_ids), BULK_RUNS)]
     engine = getattr(_store(client), "engine", None)
     if engine is not None:
-        return pd.concat([_selected(engine, block) for block in [*blocks, []]], ignore_index=True)
+        return pd.concat([_selected(engine, block) for block in blocks or [[]]], ignore_index=True)
     jobs = [(block, key) for block in blocks for key in METRICS]
     with _threads(client) as pool:
         points = [point for part in pool.map(lambda job: _history(client, *job), jobs) for point in part]
