@@ -58,7 +58,7 @@ class Pair:
 class Neighbours:
     """The paper's two claims of section 5, pair by pair."""
 
-    size: tuple[Pair, ...]  # same patch, the next size up
+    size: tuple[Pair, ...]  # same patch, the next size up: as deep and wide at least
     patch: tuple[Pair, ...]  # same size, the next smaller patch
 
     @property
@@ -118,32 +118,46 @@ def envelope(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.nda
 
 
 def neighbours(cells: pd.DataFrame) -> Neighbours:
-    """Every pair of neighbouring cells with a FID. `cells`: one row each, with model.size, .patch, .gflops and fid.
+    """Every pair of neighbouring transformers with a FID. `cells`: one row each, with shape, model.gflops and fid.
 
-    Sizes are ordered by their Gflops at equal patch. Cells are compared only within one `recipe` (conditioning type,
-    learning rate, ...), where the frame has that column.
+    Cells are compared only within one `recipe` (conditioning type, learning rate, ...), where there is that column.
     """
     known = cells[cells["fid"].notna()]
+    if "model.backbone" in known:
+        known = known[known["model.backbone"] == "dit"]
     groups = [group for _, group in known.groupby("recipe", sort=False)] if "recipe" in known else [known]
-    size, patch = [], []
-    for group in groups:
-        for _, row in group.groupby("model.patch", sort=False):
-            size += _pairs(row.sort_values("model.gflops"))
-        for _, column in group.groupby(_shape(group), sort=False):
-            patch += _pairs(column.sort_values("model.patch", ascending=False))
-    return Neighbours(tuple(size), tuple(patch))
+    return Neighbours(*(
+        tuple(_pair(*pair) for group in groups for pair in adjacent(group, along)) for along in ("size", "patch")
+    ))  # fmt: skip
 
 
-def _shape(cells: pd.DataFrame) -> list[str]:
-    return [name for name in ("model.size", "model.depth", "model.width", "model.heads") if name in cells]
+def adjacent(cells: pd.DataFrame, along: str) -> list[tuple[pd.Series, pd.Series]]:
+    """(one, next) rows with nothing between them: along "size" at one patch, along "patch" at one size.
+
+    A size is larger than another if it is at least as deep and as wide, and costs more: off the ladder, 2x192 and 4x96
+    are not ordered. Pairs come patch by patch (largest first) or size by size, by the Gflops of their first.
+    """
+    group = ["model.patch"] if along == "size" else ["model.depth", "model.width", "model.heads"]
+    rows = cells.sort_values([*group, "model.gflops"], ascending=[along != "size"] * len(group) + [True], kind="stable")
+    depth, width, heads, patch, gflops = (
+        rows[f"model.{name}"].to_numpy(float) for name in ("depth", "width", "heads", "patch", "gflops")
+    )
+    if along == "patch":
+        above = _equal(depth) & _equal(width) & _equal(heads) & (patch[None] < patch[:, None])
+    else:
+        grown = (depth[None] >= depth[:, None]) & (width[None] >= width[:, None])
+        above = grown & _equal(patch) & (gflops[None] > 1.01 * gflops[:, None])  # heads alone cost nothing
+    between = above.astype(float) @ above.astype(float) > 0
+    return [(rows.iloc[one], rows.iloc[other]) for one, other in np.argwhere(above & ~between)]
 
 
-def _pairs(ordered: pd.DataFrame) -> list[Pair]:
-    names = [f"{size}/{patch}" for size, patch in zip(ordered["model.size"], ordered["model.patch"], strict=True)]
-    if "recipe" in ordered:
-        names = [f"{name} {recipe}".strip() for name, recipe in zip(names, ordered["recipe"], strict=True)]
-    fids = ordered["fid"].astype(float).tolist()
-    return [Pair(*pair) for pair in zip(names, names[1:], fids, fids[1:], strict=False)]
+def _equal(values: np.ndarray) -> np.ndarray:
+    return values[None] == values[:, None]
+
+
+def _pair(smaller: pd.Series, larger: pd.Series) -> Pair:
+    names = [f"{row['model.size']}/{row['model.patch']} {row.get('recipe', '')}".strip() for row in (smaller, larger)]
+    return Pair(*names, float(smaller["fid"]), float(larger["fid"]))
 
 
 def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,9 @@ APART = ("seed", "evaluate.points")  # neither shape nor recipe nor a way to mea
 SHAPE = ("model.backbone", "model.depth", "model.width", "model.heads", "model.patch")
 
 
+BAD_ENDS = ("DIVERGED", "FAILED", "KILLED")
+
+
 class MixedSettings(ValueError):
     """Numbers that do not compare were about to be drawn on one axis."""
 
@@ -69,16 +72,23 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
 def curves(frame: pd.DataFrame, metric: str, x: str = "images") -> list[tuple[pd.Series, pd.DataFrame]]:
     """For each cell: its settings, and a frame of `x, mean, low, high` of the metric over its seeds, ordered by x.
 
-    With one seed the three are equal. Smaller models come first.
+    With one seed the three are equal. Smaller models come first. Runs that came to a bad end are left out: a mean over
+    seeds would change where one of them stops.
     """
     rows = with_recipe(frame)
-    rows = rows[rows[metric].notna() & rows[x].notna()]
+    rows = rows[rows[metric].notna() & rows[x].notna() & ~rows["status"].isin(BAD_ENDS)]
     out = []
     for _, cell in rows.groupby([*SHAPE, "recipe"], sort=False, dropna=False):
         values = cell.groupby(x)[metric].agg(["mean", "min", "max"]).reset_index().astype(float)
         values.columns = ["x", "mean", "low", "high"]
         out.append((cell.iloc[0], values))
     return sorted(out, key=lambda item: (_cost(item[0]), item[0]["model.patch"]))
+
+
+def diverged(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each run whose loss left the finite numbers, with the cell's `recipe`."""
+    rows = with_recipe(frame)
+    return rows[rows["status"] == "DIVERGED"].drop_duplicates("run_id")
 
 
 def sizes(frame: pd.DataFrame) -> list[str]:

@@ -47,7 +47,8 @@ def numbers(frame: pd.DataFrame) -> list[Number]:
             out.append(Number(fit.count(pairs), about, detail, fit.count(theirs)))
     if len(cells):
         best = cells.loc[cells["fid"].idxmin()]
-        detail = f"{best['model.name']} {best['model.conditioning']}, {best['model.gflops']:.3g} Gflops"
+        kind = f" {best['model.conditioning']}" if best["model.backbone"] == "dit" else ""
+        detail = f"{best['model.name']}{kind}, {best['model.gflops']:.3g} Gflops"
         out.append(Number(plain(round(best["fid"], 1)), f"lowest {words.fid_name(frame)}", detail, ""))
     return out
 

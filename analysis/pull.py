@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.frames import settings
-from harness.record import CELLS, METRICS, PARAMS, SAMPLES, TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
+from harness.record import CELLS, METRICS, PARAMS, SAMPLES, TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +31,7 @@ _FACTS = {
     "name": "str",  # DiT-B/4 adaLN-Zero seed 0
     "sweep": "str",  # the sweep that made the run: cells are shared between sweeps
     "sweeps": "str",  # every sweep that was read whose last launch named the cell, with spaces between
-    "status": "str",  # MLflow's: FINISHED, FAILED, RUNNING, SCHEDULED, KILLED
+    "status": "str",  # MLflow's: FINISHED, FAILED, RUNNING, SCHEDULED, KILLED; and DIVERGED, which it calls FAILED
     "failure": "str",  # the step and the reason
     "started": "datetime64[ms, UTC]",
     "ended": "datetime64[ms, UTC]",
@@ -311,7 +311,7 @@ def _facts(run: "Run") -> dict[str, Any]:
         "trial_id": tags.get(TAG_ID),
         "name": run.info.run_name,
         "sweep": tags.get(TAG_SWEEP),
-        "status": run.info.status,
+        "status": "DIVERGED" if run.info.status == "FAILED" and TAG_DIVERGED in tags else run.info.status,
         "failure": tags.get(TAG_REASON),
         "started": run.info.start_time,
         "ended": run.info.end_time,

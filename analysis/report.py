@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import claims, frames, pull, tables, words
 from analysis.claims.evidence import with_noise
 from analysis.sections import sections
-from harness.record import TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASON, TAG_SWEEP, TAG_WEIGHTS
+from harness.record import TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASON, TAG_SWEEP, TAG_WEIGHTS
 
 TRACKING = "MLFLOW_TRACKING_URI"  # environment variable of the tracking store
 DATABASE = "mlflow.db"  # in the output folder, where no tracking store is named
@@ -129,7 +129,7 @@ def _versions(runs: pd.DataFrame) -> str:
     """The tags that all runs share: commit, library versions, whatever the harness adds."""
     tags = [json.loads(text) for text in runs["tags"].dropna()]
     shared = set.intersection(*({(k, str(v)) for k, v in each.items()} for each in tags)) if tags else set()
-    contract = (TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON, TAG_WEIGHTS)
+    contract = (TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON, TAG_WEIGHTS)
     told = [(name.removeprefix("version."), value) for name, value in shared if name not in contract]
     return ", ".join(f"{name} {value}" for name, value in sorted(told) if len(value) <= 60)
 

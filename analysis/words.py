@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import fit
+from analysis import fit, frames
 from harness.record import METRICS
 
 GFLOPS = "Model Gflops (forward multiply-adds of one image, 10⁹)"
@@ -95,6 +95,13 @@ def pairs(found: tuple[fit.Pair, ...]) -> str:
         for pair in wrong
     ]
     return " Not so: " + "; ".join(texts[:6]) + (f"; and {len(texts) - 6} more." if len(texts) > 6 else ".")
+
+
+def diverged(frame: pd.DataFrame) -> str:
+    """` Diverged, so without a FID: 4x208/8 lr 0.004.`; empty if none did."""
+    rows = frames.diverged(frame)
+    names = [f"{row['model.size']}/{row['model.patch']} {row['recipe']}".strip() for _, row in rows.iterrows()]
+    return f" Diverged, so without a FID: {', '.join(dict.fromkeys(names))}." if names else ""
 
 
 def comparable(frame: pd.DataFrame) -> bool:

@@ -9,9 +9,12 @@ import torch
 def save(path: Path, saved: dict) -> None:
     """Write tensors and plain values so that a reader only ever sees a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(saved, temporary)
-    os.replace(temporary, path)
+    temporary = path.with_suffix(".tmp")
+    try:
+        torch.save(saved, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, device: str) -> dict | None:

@@ -71,7 +71,13 @@ def _start() -> str:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     except ConnectionError as error:
         raise ConfigError(f"RAY_ADDRESS: '{address}': {error}; allowed: a cluster that answers, or unset") from None
-    return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    if not ray.cluster_resources().get("GPU"):
+        return "cpu"
+    if address:
+        return "cuda"
+    from harness import hardware  # Ray sees every GPU, but only those count that torch can compute on
+
+    return hardware.device()
 
 
 def cpus() -> int:

@@ -150,14 +150,19 @@ class Trial(_Settings):
         return self
 
     @cached_property
+    def flat(self) -> dict[str, Any]:
+        """`flatten` of it, not to be changed: thousands of cells are hashed, named and told apart by these."""
+        return flatten(self)
+
+    @cached_property
     def id(self) -> str:
         """Content hash: equal ids mean the same experiment, on whatever machine, folder or device it runs."""
-        return _digest(flatten(self))
+        return _digest(self.flat)
 
     @cached_property
     def training_id(self) -> str:
         """Content hash of what changes the weights: trials that differ in `evaluate` alone share it."""
-        return _digest({name: value for name, value in flatten(self).items() if not name.startswith("evaluate.")})
+        return _digest({name: value for name, value in self.flat.items() if not name.startswith("evaluate.")})
 
     @property
     def name(self) -> str:
@@ -184,8 +189,8 @@ def names(trials: Sequence[Trial]) -> dict[str, str]:
         alike.setdefault(trial.name, []).append(trial)
     out = {}
     for name, group in alike.items():
-        fields = [flatten(trial) for trial in group]
-        differ = [key for key in fields[0] if len({each[key] for each in fields}) > 1]
+        fields = [trial.flat for trial in group]
+        differ = [key for key in fields[0] if any(each[key] != fields[0][key] for each in fields)]
         for trial, each in zip(group, fields, strict=True):
             out[trial.id] = ", ".join([name, *(f"{key.split('.')[-1]} {_short(each[key])}" for key in differ)])
     return out
@@ -266,6 +271,10 @@ def override(trials: list[Trial], settings: str) -> list[Trial]:
     """
     known = [*flatten(trials[0]), "model.size", "seeds"]
     axes: dict[str, Sequence[Any]] = {}
+    given = {item.partition("=")[0] for item in settings.split()}
+    for short, long in {"model.size": {"model.depth", "model.width", "model.heads"}, "seeds": {"seed"}}.items():
+        if short in given and given & long:
+            raise ConfigError(f"{short}: says what {', '.join(sorted(given & long))} says too; give one of them")
     for item in settings.split():
         name, _, text = item.partition("=")
         if name not in known:

@@ -84,7 +84,7 @@ def memory(trial: Trial, device: str) -> float:
     """Bytes a training worker needs: weights, moments and EMA (26 to 32 a parameter), activations, the process."""
     priced, model = cost(trial), trial.model
     size = hardware.arithmetic(trial.train.precision, device).itemsize
-    states = priced.params * (4 * 5 + 2 * size)  # master, EMA, two moments, fp32 gradient; weights and gradient
+    states = priced.params * (4 * 5 + 3 * size)  # master, EMA, two moments, fp32 gradient; weights, gradient, EMA model
     token = model.width * (14 + 4 * model.mlp_ratio)  # values kept for backward a token and block, attention apart
     scores = 0 if device == "cuda" else 3 * model.heads * priced.tokens  # flash attention keeps none
     activations = trial.train.batch * priced.tokens * model.depth * (token + scores) * size

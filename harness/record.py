@@ -13,7 +13,9 @@ TAG_KIND = "kind"  # MLflow tag: "trial" or "sweep" (the parent run that holds t
 TAG_PARENT = "sweep_run"  # MLflow tag of a trial's run: the id of the sweep's own run
 TAG_WEIGHTS = "weights_run"  # MLflow tag of a run that trained nothing: the id of the run whose weights it measured
 TAG_REASON = "failure"  # MLflow tag on a failed run: the step and the reason
+TAG_DIVERGED = "diverged"  # MLflow tag: "yes" on a failed run whose loss left the finite numbers, which is a result
 CELLS = "cells.json"  # artifact of a sweep's parent run: the trial ids of its last launch, in order
+REPORTED = "reported.json"  # artifact beside it: the trial ids that were over when the report was written, in order
 SAMPLES = "samples"  # artifact folder of a trial: one PNG grid per evaluation, named by images seen
 WEIGHTS = "weights"  # artifact folder of a trial: ema.safetensors and config.json
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness import checkpoint, data, diffusion, extractors, hardware, record
 from harness.bench import SPLIT, Bench
-from harness.config import Trial, choose
+from harness.config import ConfigError, Trial, choose
 from harness.cost import cost, work
 from harness.models import build
 from harness.tracking import Sink
@@ -46,6 +46,12 @@ def check(trial: Trial) -> None:
     choose("diffusion.schedule", trial.diffusion.schedule, diffusion.SCHEDULES)
     choose("evaluate.sampler", trial.evaluate.sampler, diffusion.SAMPLERS)
     extractors.lookup(trial.evaluate.extractor)
+    guided, channels = trial.evaluate.guidance_channels, data.lookup(trial.data.dataset).channels
+    if guided > channels:
+        raise ConfigError(
+            f"evaluate.guidance_channels: {guided} are more than the {channels} of '{trial.data.dataset}'; allowed: 0 "
+            f"(all) to {channels}"
+        )
 
 
 def facts(trial: Trial, digest: str, device: str) -> dict[str, Any]:
@@ -83,8 +89,9 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
     dataset, priced = judge.dataset, judge.priced
     state = State(build(trial.model, *_shape(dataset), seed=trial.seed), trial, device, judge.dtype)
     clock = Clock()
+    digest = judge.against.real.digest
     saved = checkpoint.load(place.checkpoint(trial), device)
-    if saved:
+    if saved and saved.get("digest") == digest:
         state.load_state_dict(saved["state"])
         clock.trained = saved["trained"]
 
@@ -97,10 +104,12 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
         progress({"images": seen, "share": work(trial, seen, evaluations) / work(trial)} | metrics)
 
     window: list[Step] = []
+    clock.start()
     for step in steps(state, trial, images, dataset.classes, compiled):
         window.append(step)
         measure = step.images in trial.cadence
-        if measure or step.step % every == 0:
+        late = min(clock.since_lap(), clock.since_save()) > CHECKPOINT_SECONDS
+        if measure or late or step.step % every == 0:
             metrics = summary(window)
             metrics |= clock.lap(len(window) * trial.train.batch)
             sink.log(step.images, metrics)
@@ -110,10 +119,10 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
             metrics = judge.measure(state.ema_weights(), step.images)
             tell(step.images, sum(mark <= step.images for mark in trial.cadence), metrics)
         if measure or (not window and clock.since_save() > CHECKPOINT_SECONDS):  # only what was found to be finite
-            checkpoint.save(place.checkpoint(trial), {"state": state.state_dict(), "trained": clock.trained})
+            checkpoint.save(
+                place.checkpoint(trial), {"state": state.state_dict(), "trained": clock.trained, "digest": digest}
+            )
             clock.saved()
-        if measure:
-            clock.start()
     send_weights(sink, state.ema_weights(), trial)
     place.checkpoint(trial).unlink(missing_ok=True)
 
@@ -126,6 +135,7 @@ def measure(
     images = trial.cadence[-1]
     metrics = Judge(trial, sink, place, device).measure(load_file(weights), images)
     progress({"images": images, "share": 1.0} | metrics)
+    place.checkpoint(trial).unlink(missing_ok=True)  # it may have begun to train before the weights were there
 
 
 class Judge:
@@ -157,8 +167,8 @@ class Clock:
     """Seconds of training, without evaluations and checkpoints."""
 
     def __init__(self):
-        self.trained, self._save = 0.0, time.perf_counter()
-        self.start()
+        self.trained = 0.0
+        self.saved()
 
     def start(self) -> None:
         self._from = time.perf_counter()
@@ -169,11 +179,16 @@ class Clock:
         self.trained += seconds
         return {"images_per_second": images / seconds, "train_seconds": self.trained}
 
+    def since_lap(self) -> float:
+        return time.perf_counter() - self._from
+
     def since_save(self) -> float:
         return time.perf_counter() - self._save
 
     def saved(self) -> None:
-        self._save = time.perf_counter()
+        """Not training either: the next lap starts here."""
+        self.start()
+        self._save = self._from
 
 
 def summary(window: list[Step]) -> dict[str, float]:

@@ -61,13 +61,14 @@ class View:
         elif not self.console.is_terminal and time.monotonic() - self._last_line > QUIET_SECONDS:
             self._say(f"{row.name}: {row.seen:,} images, loss {metrics['loss']:.4f}")
 
-    def end(self, trial_id: str, reason: str = "") -> None:
+    def end(self, trial_id: str, reason: str = "", state: str = "failed") -> None:
+        """With a reason the trial has failed, or diverged."""
         row = self.rows[trial_id]
-        row.state, row.reason = ("failed", reason) if reason else ("done", "")
+        row.state, row.reason = (state, reason) if reason else ("done", "")
         if reason:
             row.work *= row.done  # what is left of it will not be done
         row.done = 1.0
-        self._say(f"{row.name}: {'failed: ' + reason if reason else 'done'}")
+        self._say(f"{row.name}: {row.state}{': ' + reason if reason else ''}")
 
     def count(self, state: str) -> int:
         return sum(row.state == state for row in self.rows.values())
@@ -85,10 +86,11 @@ class View:
         return left * (now - since) / (done - at) if done > at else None
 
     def headline(self) -> str:
-        eta = self.eta()
+        eta, diverged = self.eta(), self.count("diverged")
         return (
             f"{self.title}: {self.count('done') + self.finished} done, {self.count('running')} running, "
-            f"{self.count('failed')} failed, {self.count('waiting')} to do"
+            f"{f'{diverged} diverged, ' if diverged else ''}{self.count('failed')} failed, "
+            f"{self.count('waiting')} to do"
             f"  [{clock(time.monotonic() - self.started)}{f', about {clock(eta)} left' if eta is not None else ''}]"
         )
 
@@ -97,7 +99,7 @@ class View:
         table.add_column("trial", no_wrap=True)
         for name in ("state", "images", "loss", "val_loss", "FID", "images/s"):
             table.add_column(name, justify="right")
-        style = {"running": "bold", "failed": "red", "done": "green", "waiting": "dim"}
+        style = {"running": "bold", "failed": "red", "diverged": "yellow", "done": "green", "waiting": "dim"}
         for row in self.rows.values():
             shown = [
                 f"{row.latest[name]:{form}}" if name in row.latest else ""

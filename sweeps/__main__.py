@@ -119,7 +119,7 @@ def plan(
 
     speed, device = estimate.measure(out / "cache"), hardware.device()
     known, called = statuses(cells, out), display_names(cells)
-    trains = trainers([t for t in cells if known.get(t.id, ("",))[0] != "done"], weights(cells, out))
+    trains = trainers([t for t in cells if known.get(t.id, ("",))[0] not in OVER], weights(cells, out))
     rows = []
     for cell in cells:
         priced, images = cost(cell), cell.train.steps * cell.train.batch
@@ -156,7 +156,7 @@ def show_plan(sweep: str, rows: list[dict], at_once: int) -> None:
     console.print(table, highlight=False)
     if len(rows) > SHOWN:
         console.print(f"... and {len(rows) - SHOWN:,} more; FORMAT=json lists them all", highlight=False)
-    left = [r for r in rows if r["status"] != "done"]
+    left = [r for r in rows if r["status"] not in OVER]
     wall = max([sum(r["seconds"] for r in left) / at_once, *(r["seconds"] for r in left)]) if left else 0
     trained = sum(r["train_gflops"] for r in left if r["status"] != "to measure")
     console.print(
@@ -178,8 +178,9 @@ def run(
     console = Console(file=sys.stdout)  # held: Tune prints to sys.stdout, which is silenced meanwhile
     left = {}
     for part, cells in parts.items():
-        if complete(part, cells, out):  # the usual case of a repeated command: no torch, no Ray
-            say_end(console, part, len(cells), [], {}, page_of(part, out))
+        diverged = complete(part, cells, out, data)
+        if diverged is not None:  # the usual case of a repeated command: no torch, no Ray
+            say_end(console, part, len(cells), [], {}, diverged, page_of(part, out))
         else:
             left[part] = cells
     if left and not all(train(left, out, data, console)):
@@ -203,12 +204,13 @@ def train(parts: dict[str, list[Trial]], out: Path, data: Path, console: Console
             for sweep, cells in parts.items():
                 outcome = launch(cells, sweep, store, place, device_of, console)
                 page = None
-                if len(outcome.failed) < len(cells):
+                if len(outcome.failed) + len(outcome.diverged) < len(cells):
                     from analysis.report import write
 
-                    page = page_of(sweep, out)
-                    store.attach(outcome.parent, write(store.uri, sweep, place.out))
-                say_end(console, sweep, len(cells), outcome.finished, outcome.failed, page)
+                    page, known = page_of(sweep, out), store.runs(cell.id for cell in cells)
+                    over = [cell.id for cell in cells if cell.id in known and known[cell.id].over]
+                    store.attach(outcome.parent, write(store.uri, sweep, place.out), over)
+                say_end(console, sweep, len(cells), outcome.finished, outcome.failed, outcome.diverged, page)
                 fine.append(not outcome.failed)
     return fine
 
@@ -225,26 +227,37 @@ def page_of(sweep: str, out: Path) -> Path:
     return out / "reports" / sweep / "report.html"
 
 
-def complete(sweep: str, cells: list[Trial], out: Path) -> bool:
-    """Is every cell finished, and were they the cells of the sweep's last launch, which its report shows?"""
-    if not page_of(sweep, out).exists():
-        return False
-    store = store_there(out)
-    if store is None or store.cells(sweep) != [cell.id for cell in cells]:
-        return False
-    known = store.runs(cell.id for cell in cells)
-    return all(cell.id in known and known[cell.id].status == "FINISHED" for cell in cells)
+def complete(sweep: str, cells: list[Trial], out: Path, data: Path) -> dict[str, str] | None:
+    """If every cell is over, and they are those that the sweep's report shows: which of them diverged.
+
+    Name -> reason of those; None if there is something left to do, or to find out: a dataset of the user's own may have
+    been made anew, which only reading it tells.
+    """
+    if not page_of(sweep, out).exists() or any((data / cell.data.dataset).is_dir() for cell in cells):
+        return None
+    store, wanted = store_there(out), [cell.id for cell in cells]
+    if store is None or not store.cells(sweep) == store.reported(sweep) == wanted:
+        return None
+    known = store.runs(wanted)
+    if not all(key in known and known[key].over for key in wanted):
+        return None
+    called = display_names(cells)
+    return {called[cell.id]: known[cell.id].reason for cell in cells if known[cell.id].diverged}
 
 
 def say_end(
-    console: Console, sweep: str, cells: int, now: list[str], failed: dict[str, str], page: Path | None
-) -> None:
-    """The last lines of a run: what was done, what failed and why, where the report is."""
+    console: Console, sweep: str, cells: int, now: list[str], failed: dict[str, str], diverged: dict[str, str],
+    page: Path | None,
+) -> None:  # fmt: skip
+    """The last lines of a run: what was done, what diverged or failed and why, where the report is."""
     newly = f", {len(now)} of them now" if now else ""
+    apart = f", {len(diverged)} diverged" if diverged else ""
     left = "the same command goes on with the rest" if failed else "nothing left to train"
-    console.print(f"{sweep}: {cells - len(failed)} of {cells} trials done{newly}, {left}", highlight=False)
-    for name, reason in failed.items():
-        console.print(f"failed: {name}: {reason}", style="red", highlight=False, markup=False)
+    done = cells - len(failed) - len(diverged)
+    console.print(f"{sweep}: {done} of {cells} trials done{newly}{apart}, {left}", highlight=False)
+    for word, style, those in (("diverged", "yellow", diverged), ("failed", "red", failed)):
+        for name, reason in those.items():
+            console.print(f"{word}: {name}: {reason}", style=style, highlight=False, markup=False)
     if page:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
 
@@ -302,6 +315,7 @@ def fetched(run: str, out: Path, scratch: Path) -> Path:
     return tracking.weights(store.uri, store.finished(run), scratch).parent
 
 
+OVER = ("done", "diverged")  # what is not run again
 WORDS = {"FINISHED": "done", "FAILED": "failed", "KILLED": "to do", "RUNNING": "running", "SCHEDULED": "to do"}
 
 
@@ -309,7 +323,10 @@ def statuses(cells: list[Trial], out: Path) -> dict[str, tuple[str, str]]:
     """trial id -> (status, reason) of the trials that have a run."""
     store = store_there(out)
     found = store.runs(cell.id for cell in cells) if store else {}
-    return {key: (WORDS[run.status], run.reason if run.status == "FAILED" else "") for key, run in found.items()}
+    return {
+        key: ("diverged" if run.diverged else WORDS[run.status], run.reason if run.status == "FAILED" else "")
+        for key, run in found.items()
+    }
 
 
 def weights(cells: list[Trial], out: Path) -> dict[str, str]:

@@ -169,6 +169,11 @@ ERRORS = {
     "unknown override": ("train.imags=5", "unknown override 'train.imags' (did you mean train.images?); allowed: "),
     "no value": ("train.lr=", "override 'train.lr=' has no value; write train.lr=VALUE"),
     "no sign": ("train.lr", "override 'train.lr' has no value; write train.lr=VALUE"),
+    "a size twice": (
+        "model.size=B model.heads=4,6 model.depth=3",
+        "model.size: says what model.depth, model.heads says too; give one of them",
+    ),
+    "a seed twice": ("seed=7 seeds=3", "seeds: says what seed says too; give one of them"),
     "seeds": ("seeds=few", "seeds: 'few' is not a positive whole number"),
     "no seeds": ("seeds=0", "seeds: '0' is not a positive whole number"),
     "not a number": ("train.lr=fast", "train.lr: 'fast': input should be a valid number"),

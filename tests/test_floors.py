@@ -34,6 +34,7 @@ FLOORS = {
     "harness.cluster": 1,
     "harness.estimate": 3,
     "harness.checkpoint": 2,
+    "harness.ledger": 1,
     "harness.tracking": 2,
     "harness.trial": 3,
     "harness.interop": 3,
@@ -56,7 +57,7 @@ FLOORS = {
 # A library that only these modules may import.
 OWNERS = {
     "ray": {"harness.cluster", "harness.launch"},
-    "mlflow": {"harness.tracking", "analysis.pull"},
+    "mlflow": {"harness.ledger", "harness.tracking", "analysis.pull"},
     "torch_fidelity": {"harness.bench", "harness.evaluate", "harness.extractors", "harness.lite0", "harness.inception"},
     "diffusers": {
         "harness.autoencoder",

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,20 +55,21 @@ def study(tmp_path_factory):
 @needs_data
 @pytest.mark.slow
 class TestStudy:
-    def test_a_failed_trial_leaves_the_others_running(self, study):
+    def test_a_trial_that_diverges_leaves_the_others_running(self, study):
         trials, _, _, outcome, lines = study
         called = names(trials)
         assert sorted(outcome.finished) == [called[trials[0].id], called[trials[2].id]]
-        assert list(outcome.failed) == [called[trials[1].id]]
-        assert outcome.failed[called[trials[1].id]].startswith("loss became ")
+        assert outcome.failed == {} and list(outcome.diverged) == [called[trials[1].id]]
+        assert outcome.diverged[called[trials[1].id]].startswith("loss became ")
         assert sum(line.split("  |  ")[0].endswith(": done") for line in lines) == 2
-        assert any(": failed: loss became " in line for line in lines)
+        assert any(": diverged: loss became " in line for line in lines)
 
     def test_the_store_knows_what_became_of_each(self, study):
         trials, store, _, outcome, _ = study
         runs = store.runs(t.id for t in trials)
         assert [runs[t.id].status for t in trials] == ["FINISHED", "FAILED", "FINISHED"]
-        assert runs[trials[1].id].reason == outcome.failed[names(trials)[trials[1].id]]
+        assert [runs[t.id].diverged for t in trials] == [False, True, False]
+        assert runs[trials[1].id].reason == outcome.diverged[names(trials)[trials[1].id]]
         run = store.client.get_run(runs[trials[0].id].run_id)
         assert run.data.metrics.keys() == record.METRICS.keys()
         assert record.PARAMS.keys() <= run.data.params.keys()
@@ -77,26 +79,38 @@ class TestStudy:
                  for file in store.client.list_artifacts(run.info.run_id, folder)]  # fmt: skip
         assert files == ["weights/config.json", "weights/ema.safetensors", "samples/0000000096.png"]
 
-    def test_nothing_is_left_of_what_is_finished(self, study):
-        trials, _, out, *_ = study
-        left = {file.stem for file in (out / "checkpoints").glob("*.pt")}
-        assert not left & {trials[0].id, trials[2].id}
+    def test_nothing_is_left_of_what_is_over(self, study):
+        _, _, out, *_ = study
+        assert not list((out / "checkpoints").iterdir())
 
-    def test_what_is_finished_is_skipped(self, study, monkeypatch):
+    def test_what_is_over_is_skipped(self, study, monkeypatch):
+        """Finished or diverged: the same settings would come to the same."""
         trials, store, out, outcome, _ = study
         monkeypatch.setattr(launch, "_tune", lambda *_: pytest.fail("trials were started"))
-        again, lines = ran([trials[0], trials[2]], store, out)
-        assert again == launch.Outcome(outcome.parent, [], {}) and lines == []
+        again, lines = ran(trials, store, out)
+        assert again == launch.Outcome(outcome.parent, [], {}, outcome.diverged) and lines == []
+
+    def test_other_data_of_the_same_name_are_refused(self, study, monkeypatch):
+        trials, store, out, *_ = study
+        one, own = cells(6e-3)[0], store.runs([trials[0].id])[trials[0].id].digest
+        store.create(one, one.name, "test", store.parent("test", []), {"data.digest": "0" * 64})
+        monkeypatch.setattr(launch, "_tune", lambda *_: pytest.fail("trials were started"))
+        with pytest.raises(ConfigError, match=f"^data.dataset: 'fashion-mnist' now has the content {own[:12]}, and "):
+            ran([trials[0], one], store, out)
+        assert store.trained([trials[0].training_id], ["0" * 64]) == {}
+        assert store.trained([trials[0].training_id], [own]).keys() == {trials[0].training_id}
 
     def test_a_failed_trial_is_tried_again_in_its_own_run(self, study, monkeypatch):
-        trials, store, out, *_ = study
-        before, started = store.runs(t.id for t in trials), []
+        _, store, out, *_ = study
+        failed, started = change(cells(5e-3)[0], seed=7), []
+        run_id = store.create(failed, failed.name, "test", store.parent("test", []), {})
+        store.set(run_id, "FAILED", "out of disk")
         monkeypatch.setattr(cluster, "cluster", lambda *_: contextlib.nullcontext(lambda: "cpu"))
         monkeypatch.setattr(launch, "_tune", lambda todo, weights, runs, *_: todo and started.append(runs))
-        again, _ = ran(trials, store, out)
-        assert started == [{trials[1].id: before[trials[1].id].run_id}]
-        assert again.failed == {names(trials)[trials[1].id]: "stopped before it was finished"}
-        assert store.runs([trials[1].id])[trials[1].id].status == "KILLED"
+        again, _ = ran([failed], store, out)
+        assert started == [{failed.id: run_id}]
+        assert again.failed == {failed.name: "stopped before it was finished"}
+        assert store.runs([failed.id])[failed.id].status == "KILLED"
 
     def test_weights_are_measured_again_and_not_trained_again(self, study):
         trials, store, out, *_ = study
@@ -106,6 +120,41 @@ class TestStudy:
         source, run = (store.client.get_run(store.runs([t.id])[t.id].run_id) for t in (trials[0], asked))
         assert run.data.tags[record.TAG_WEIGHTS] == source.info.run_id
         assert "loss" not in run.data.metrics and run.data.metrics["fid"] != source.data.metrics["fid"]
+
+    def test_an_interrupted_sweep_stops_at_once_and_leaves_its_trials_to_do(self, study, monkeypatch):
+        """Tune takes Ctrl-C for itself and returns as if all were well."""
+        _, store, out, *_ = study
+        first, second = cells(7e-3, 8e-3)
+        long, begin = change(first, train__images=10_000_000), View.begin
+
+        def interrupt(view, trial_id):
+            begin(view, trial_id)
+            threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+        monkeypatch.setattr(cluster, "cpus", lambda: 1)
+        monkeypatch.setattr(View, "begin", interrupt)
+        before = signal.getsignal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            ran([long, second], store, out)
+        assert signal.getsignal(signal.SIGINT) is before
+        runs = store.runs([long.id, second.id])
+        assert {(run.status, run.reason) for run in runs.values()} == {("KILLED", "stopped before it was finished")}
+
+    def test_a_run_that_was_deleted_meanwhile_fails_alone(self, study, monkeypatch):
+        _, store, out, *_ = study
+        victim, other = cells(9e-3, 11e-3)
+        begin = View.begin
+
+        def delete(view, trial_id):
+            begin(view, trial_id)
+            if trial_id == victim.id:
+                store.client.delete_run(store.runs([victim.id])[victim.id].run_id)
+
+        monkeypatch.setattr(cluster, "cpus", lambda: 1)
+        monkeypatch.setattr(View, "begin", delete)
+        outcome, _ = ran([victim, other], store, out)
+        assert outcome.finished == [names([victim, other])[other.id]]
+        assert list(outcome.failed) == [names([victim, other])[victim.id]]
 
     def test_a_trial_whose_process_dies_fails_alone(self, study, monkeypatch):
         """Its worker is killed, as by a machine out of memory, the moment it starts."""
@@ -150,36 +199,38 @@ class Shelf:
     def parent(self, *_):
         return "parent"
 
-    def trained(self, wanted):
+    def trained(self, wanted, digests):
         return {key: run for key, run in self.weights.items() if key in wanted}
 
     def create(self, *_):
         return "new"
 
-    def set(self, run_id, status, reason=""):
-        self.ended[run_id] = status, reason
+    def set(self, run_id, status, reason="", diverged=False):
+        self.ended[run_id] = (status, reason, "diverged") if diverged else (status, reason)
 
 
-def test_what_is_to_do_is_all_but_the_finished_the_longest_first(tiny, place, monkeypatch):
+def test_what_is_to_do_is_all_but_what_is_over_the_longest_first(tiny, place, monkeypatch):
     """Failed and killed trials are tried again in the runs they have."""
-    trials = [tiny(train__images=8 * n) for n in (1, 2, 3, 4, 5)]
+    trials = [tiny(train__images=8 * n) for n in (1, 2, 3, 4, 5, 6)]
     states = dict(zip(trials, ("FINISHED", "FAILED", "KILLED", "RUNNING"), strict=False))
     shelf, asked = Shelf(**{t.id: Run(state.lower(), state, "") for t, state in states.items()}), []
+    shelf.known[trials[5].id] = Run("lost", "FAILED", "loss became inf at step 9", diverged=True)
 
     def tune(todo, weights, runs, store, place, device, view):
         if not todo:
             return
         asked.append([(t.train.images, runs[t.id]) for t in todo])
         view.end(todo[0].id)
-        view.end(todo[1].id, "loss became nan at step 3")
+        view.end(todo[1].id, "out of disk")
 
     monkeypatch.setattr(launch, "_tune", tune)
     outcome = launch.launch(trials, "test", shelf, place, lambda: "cpu", Console(file=io.StringIO()))
     assert asked == [[(40, "new"), (32, "running"), (24, "killed"), (16, "failed")]]
     stopped = "stopped before it was finished"
-    assert shelf.ended["running"] == ("FAILED", "loss became nan at step 3")
-    assert shelf.ended["killed"] == shelf.ended["failed"] == ("KILLED", stopped)
+    assert shelf.ended == {"killed": ("KILLED", stopped), "failed": ("KILLED", stopped)}  # the rest ended by themselves
+    assert outcome.failed[names(trials)[trials[3].id]] == "out of disk"
     assert outcome.parent == "parent" and len(outcome.finished) == 1
+    assert outcome.diverged == {names(trials)[trials[5].id]: "loss became inf at step 9"}
 
 
 def test_a_trial_measured_at_its_end_alone_takes_the_weights_of_another(tiny):
@@ -190,8 +241,9 @@ def test_a_trial_measured_at_its_end_alone_takes_the_weights_of_another(tiny):
     assert launch.trainers([along], {along.training_id}) == {along}  # its curve cannot be had from weights
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_what_waits_for_weights_comes_after_who_trains_them(tiny, place, monkeypatch, trained):
+@pytest.mark.parametrize("state", ["done", "failed", "diverged"])
+def test_what_waits_for_weights_comes_after_who_trains_them(tiny, place, monkeypatch, state):
+    """Where they were not trained it fails, and where they cannot be it has diverged too."""
     first, second = tiny(evaluate__points=1), tiny(evaluate__points=1, evaluate__steps=9)
     ready = tiny(evaluate__points=1, train__lr=5e-4)
     shelf, stages = Shelf(), []
@@ -201,15 +253,23 @@ def test_what_waits_for_weights_comes_after_who_trains_them(tiny, place, monkeyp
     def tune(todo, weights, runs, store, place, device, view):
         stages.append({t.id: weights[t.id] for t in todo})
         for t in todo:
-            view.end(t.id, "" if trained or t != first else "loss became nan at step 3")
+            view.end(t.id, "" if state == "done" or t != first else "loss became nan at step 3", state)
 
     monkeypatch.setattr(launch, "_tune", tune)
     given = [second, ready, first]
     outcome = launch.launch(given, "test", shelf, place, lambda: "cpu", Console(file=io.StringIO()))
     assert stages[0] == {first.id: None, ready.id: "old"}
-    assert stages[1] == ({second.id: f"run {first.id}"} if trained else {})
-    name = names(given)[second.id]
-    assert outcome.failed.get(name) == (None if trained else "its weights were not trained")
+    assert stages[1] == ({second.id: f"run {first.id}"} if state == "done" else {})
+    called = names(given)
+    known = {"failed": {first.id: "loss became nan at step 3", second.id: "its weights were not trained"}}
+    known["diverged"] = dict.fromkeys((first.id, second.id), "loss became nan at step 3")
+    assert (outcome.failed if state == "failed" else outcome.diverged) == {
+        called[key]: reason for key, reason in known.get(state, {}).items()
+    }
+    assert shelf.ended.get(f"run {second.id}") == {
+        "done": None, "failed": ("KILLED", "its weights were not trained"),
+        "diverged": ("FAILED", "loss became nan at step 3", "diverged"),
+    }[state]  # fmt: skip
 
 
 def test_a_second_driver_is_refused(tmp_path):

@@ -131,17 +131,17 @@ def test_the_paper_s_plan_is_the_paper_s_table(out):
 def test_a_plan_has_overrides_and_states(out, monkeypatch):
     cells = door.expand("sizes", "cpu", "seeds=2 model.patch=4,8", "")
     assert len(cells) == 4 * 2 * 2
-    known = {cells[0].id: ("done", ""), cells[1].id: ("failed", "loss became nan at step 3")}
+    known = {cells[0].id: ("done", ""), cells[1].id: ("failed", "no disk"), cells[2].id: ("diverged", "at step 3")}
     monkeypatch.setattr(door, "statuses", lambda *_: known)
     arguments = ("sizes", "--scale", "cpu", "--set", "seeds=2 model.patch=4,8")
     rows = json.loads(call(out, "plan", *arguments, "--format", "json").stdout)
-    assert [row["status"] for row in rows] == ["done", "failed", *["to do"] * 14]
+    assert [row["status"] for row in rows] == ["done", "failed", "diverged", *["to do"] * 13]
     assert [row["name"] for row in rows] == [cell.name for cell in cells]
     table = call(out, "plan", *arguments).stdout
-    assert all(cell.name in table for cell in cells) and "1 done, 15 to do" in table
+    assert all(cell.name in table for cell in cells) and "2 done, 14 to do" in table
     lines = call(out, "status", *arguments).stdout.splitlines()
-    assert lines[1] == f"failed   {cells[1].id}  {cells[1].name}  (loss became nan at step 3)"
-    assert lines[2].startswith("to do")
+    assert lines[1] == f"failed   {cells[1].id}  {cells[1].name}  (no disk)"
+    assert lines[2].startswith("diverged ") and lines[3].startswith("to do ")
 
 
 def test_a_forecast_grows_with_what_is_asked(out):
@@ -240,10 +240,13 @@ class NoStore:
     def runs(self, _):
         return {}
 
-    def trained(self, _):
+    def trained(self, *_):
         return {}
 
     def cells(self, _):
+        return []
+
+    def reported(self, _):
         return []
 
     def parent(self, *_):
@@ -329,18 +332,23 @@ def test_a_plan_says_what_will_only_be_measured(out, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("finished", "failed", "code", "words"),
+    ("finished", "failed", "diverged", "code", "words"),
     [
-        (["a", "b", "c", "d"], {}, 0, ["smoke: 4 of 4 trials done, 4 of them now", "report: "]),
-        ([], {}, 0, ["smoke: 4 of 4 trials done, nothing left to train", "report: "]),
-        (["a"], {"b": "loss became nan at step 7"}, 1,
-         ["smoke: 3 of 4 trials done, 1 of them now", "failed: b: loss became nan at step 7", "report: "]),
-        ([], dict.fromkeys("abcd", "no"), 1, ["smoke: 0 of 4 trials done", "failed: d: no"]),
+        (["a", "b", "c", "d"], {}, {}, 0, ["smoke: 4 of 4 trials done, 4 of them now", "report: "]),
+        ([], {}, {}, 0, ["smoke: 4 of 4 trials done, nothing left to train", "report: "]),
+        (["a"], {"b": "out of disk"}, {}, 1,
+         ["smoke: 3 of 4 trials done, 1 of them now, the same", "failed: b: out of disk", "report: "]),
+        ([], {}, {"b": "loss became nan at step 7"}, 0,
+         ["smoke: 3 of 4 trials done, 1 diverged, nothing left to train", "diverged: b: loss became nan at step 7",
+          "report: "]),
+        ([], dict.fromkeys("abc", "no"), {"d": "nan"}, 1, ["smoke: 0 of 4 trials done, 1 diverged", "failed: c: no"]),
     ],
-    ids=["all", "again", "one failed", "all failed"],
+    ids=["all", "again", "one failed", "one diverged", "none"],
 )  # fmt: skip
-def test_the_end_of_a_run_is_a_summary_and_an_exit_code(out, storeless, monkeypatch, finished, failed, code, words):
-    monkeypatch.setattr(launch, "launch", lambda *_: launch.Outcome("parent", finished, failed))
+def test_the_end_of_a_run_is_a_summary_and_an_exit_code(
+    out, storeless, monkeypatch, finished, failed, diverged, code, words
+):
+    monkeypatch.setattr(launch, "launch", lambda *_: launch.Outcome("parent", finished, failed, diverged))
     monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
     done = call(out, "run", "smoke")
     assert done.exit_code == code
@@ -359,12 +367,13 @@ class Done:
     def __init__(self, *_): ...
     def runs(self, ids): return {i: Run(i, "FINISHED", "") for i in ids}
     def cells(self, sweep): return [cell.id for cell in door.expand(sweep, "smoke", "", "")]
+    reported = cells
 
 tracking.Store = Done
 try:
     door.app(["run", "smoke", "--scale", "smoke", "--out", sys.argv[1]])
 finally:
-    print(sorted({"torch", "ray", "pandas", "analysis.report"} & set(sys.modules)))
+    print(sorted({"torch", "ray", "mlflow", "pandas", "analysis.report"} & set(sys.modules)))
 """
 
 
@@ -379,19 +388,23 @@ def test_a_finished_sweep_is_found_without_importing_what_trains(out):
 
 
 @pytest.mark.parametrize(
-    ("state", "last", "page", "whole"),
+    ("state", "last", "shown", "page", "whole"),
     [
-        ("FINISHED", ["a", "b"], True, True),
-        ("FAILED", ["a", "b"], True, False),
-        ("FINISHED", ["a"], True, False),
-        ("FINISHED", ["a", "b"], False, False),
+        ("FINISHED", "ab", "ab", True, True),
+        ("DIVERGED", "ab", "ab", True, True),
+        ("FAILED", "ab", "ab", True, False),
+        ("FINISHED", "a", "ab", True, False),
+        ("FINISHED", "ab", "a", True, False),
+        ("FINISHED", "ab", "ab", False, False),
     ],
-    ids=["all there", "one failed", "other cells", "no report"],
+    ids=["all there", "one diverged", "one failed", "other cells", "an older report", "no report"],
 )
-def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatch, state, last, page, whole):
+def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatch, state, last, shown, page, whole):
     cells = door.expand("smoke", "smoke", "", "")[:2]
     names = dict(zip("ab", (cell.id for cell in cells), strict=True))
-    runs = {names["a"]: tracking.Run("1", "FINISHED", ""), names["b"]: tracking.Run("2", state, "")}
+    runs = {names["a"]: tracking.Run("1", "FINISHED", ""), names["b"]: tracking.Run("2", state, "nan")}
+    if state == "DIVERGED":
+        runs[names["b"]] = tracking.Run("2", "FAILED", "nan", diverged=True)
 
     class Known(NoStore):
         def runs(self, _):
@@ -399,6 +412,9 @@ def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatc
 
         def cells(self, _):
             return [names[n] for n in last]
+
+        def reported(self, _):
+            return [names[n] for n in shown]
 
     monkeypatch.setattr(tracking, "Store", Known)
     monkeypatch.setattr(door, "expand", lambda *_: cells)
@@ -410,8 +426,10 @@ def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatc
     (out / "mlflow.db").touch()
     if page:
         file.touch()
-    assert call(out, "run", "smoke").exit_code == 0
+    done = call(out, "run", "smoke")
+    assert done.exit_code == 0
     assert bool(launched) != whole
+    assert (f"diverged: {cells[1].name}: nan" in done.stdout) == (state == "DIVERGED")
 
 
 @pytest.mark.parametrize(("node", "scale"), [(True, "gpu"), (False, "cpu")])

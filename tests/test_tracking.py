@@ -46,6 +46,18 @@ def test_a_new_store_is_a_file_that_many_may_write(store):
     assert [e.name for e in again.client.search_experiments()][-1] == "Default"
 
 
+def test_a_deleted_experiment_is_one_line(store, sweep):
+    store.client.delete_experiment(store.experiment(sweep))
+    with pytest.raises(ConfigError, match=f"^experiment: '{sweep}' was deleted in MLflow; restore it"):
+        store.experiment(sweep)
+
+
+def test_the_options_of_an_address_are_not_part_of_its_file(tmp_path):
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db?timeout=60", tmp_path)
+    assert not any("?" in file.name for file in tmp_path.iterdir())
+    assert store.runs([]) == {} and store.cells("none") == []
+
+
 def test_an_experiment_is_made_once_with_its_files_in_the_output_folder(store, sweep):
     first = store.experiment(sweep)
     assert store.experiment(sweep) == first
@@ -67,7 +79,9 @@ def test_a_sweep_has_one_parent_that_knows_its_cells(store, sweep, tmp_path):
 def test_a_page_is_kept_on_the_parent(store, sweep, tmp_path):
     parent, page = store.parent(sweep, []), tmp_path / "report.html"
     page.write_text("<p>")
-    store.attach(parent, page)
+    assert store.reported(sweep) == []
+    store.attach(parent, page, ["a"])
+    assert store.reported(sweep) == ["a"]
     assert "report.html" in [file.path for file in store.client.list_artifacts(parent)]
     assert store.client.get_run(parent).info.status == "FINISHED"
 
@@ -136,6 +150,15 @@ def test_weights_are_found_by_what_was_trained_and_not_where_they_were_only_meas
     assert store.trained([asked.training_id, other.training_id]) == {asked.training_id: run_id}
     (tmp_path / "here").mkdir()
     assert tracking.weights(store.uri, run_id, tmp_path / "here").read_bytes() == b"weights"
+
+
+def test_one_that_diverged_is_over_and_one_that_failed_is_not(store, sweep):
+    lost, broken = (begun(store, sweep, trial(seed=seed)) for seed in (106, 107))
+    store.set(lost, "FAILED", "loss became inf at step 9", diverged=True)
+    store.set(broken, "FAILED", "out of disk")
+    runs = store.runs(trial(seed=seed).id for seed in (106, 107))
+    assert runs[trial(seed=106).id] == tracking.Run(lost, "FAILED", "loss became inf at step 9", True)
+    assert [runs[trial(seed=seed).id].over for seed in (106, 107)] == [True, False]
 
 
 def test_a_deleted_run_is_none(store, sweep):

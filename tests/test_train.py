@@ -113,6 +113,14 @@ def test_a_resumed_run_is_the_same_run(tiny, images, tmp_path, dtype):
     assert [file.name for file in (tmp_path / "there").iterdir()] == ["half.pt"]
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"n": 1})
+    with pytest.raises(AttributeError):
+        checkpoint.save(path, {"n": lambda: None})
+    assert checkpoint.load(path, "cpu") == {"n": 1} and list(tmp_path.iterdir()) == [path]
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert checkpoint.load(tmp_path / "none.pt", "cpu") is None
 

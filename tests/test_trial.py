@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load as load_weights
 
-from harness import data, hardware, record, trial
+from harness import checkpoint, data, hardware, record, trial
 from harness import evaluate as evaluation
 from harness.config import ConfigError, Trial, base, make
 from harness.models import build
@@ -81,6 +81,40 @@ def test_long_runs_log_their_loss_no_more_than_64_times(tiny, place):
     lines = [metrics for _, metrics in sink.metrics if "loss" in metrics]
     assert 48 <= len(lines) <= 64 + 1
     assert not any("vb" in metrics for metrics in lines)  # not learned, so absent and not 0
+
+
+def test_a_long_window_is_logged_and_saved_when_its_time_has_come(tiny, place, monkeypatch):
+    """Else a killed run of slow steps would lose a 64th of itself."""
+    monkeypatch.setattr(trial, "LOGS", 1)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0)
+    saved = []
+    monkeypatch.setattr(trial.checkpoint, "save", lambda path, what: saved.append(what["digest"]))
+    sink = ran(tiny(train__images=64, train__batch=8, evaluate__points=1), place)
+    assert [images for images, metrics in sink.metrics if "loss" in metrics] == list(range(8, 65, 8))
+    assert len(saved) == 8 and len(set(saved)) == 1 and saved[0]
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_with(tiny, place, monkeypatch):
+    cell = tiny(train__images=64, train__batch=8, evaluate__points=1)
+    whole = ran(cell, place)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(Killed):
+        ran(cell, place, progress=killed_at(40))
+    path = place.checkpoint(cell)
+    checkpoint.save(path, checkpoint.load(path, "cpu") | {"digest": "0" * 64})
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 1e9)
+    again = ran(cell, place)
+    assert again.metrics[0][0] == whole.metrics[0][0] == 8 and not path.exists()
+    expected = weights(whole)
+    assert all(torch.equal(w, expected[name]) for name, w in weights(again).items())
+
+
+def test_more_guided_channels_than_there_are_are_refused(tiny):
+    with pytest.raises(
+        ConfigError, match=r"^evaluate\.guidance_channels: 2 are more than the 1 of 'tiny'; allowed: 0 "
+    ):
+        trial.check(tiny(evaluate__guidance_channels=2))
+    trial.check(tiny(evaluate__guidance_channels=1))
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_log(tiny, place, monkeypatch):

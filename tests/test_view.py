@@ -71,6 +71,8 @@ def test_counts_follow_the_events(now):
     now += 75
     assert one.headline().startswith("sizes: 3 done, 0 running, 1 failed, 1 to do  [1:15")
     assert one.rows["1"].reason == "loss became nan at step 3"
+    one.end("2", "loss became inf at step 4", "diverged")
+    assert one.headline().startswith("sizes: 3 done, 0 running, 1 diverged, 1 failed, 0 to do  [1:15")
 
 
 def test_without_a_terminal_there_is_a_line_for_each_event_and_one_now_and_then(now):

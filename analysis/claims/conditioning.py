@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis import frames
+from analysis import frames, words
 from analysis.claims import pairs
 from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, LEVEL, TOO_LITTLE, Finding, Noise, gather
 
@@ -20,8 +20,9 @@ def best(frame: pd.DataFrame) -> Finding | None:
     cells = _typed(evidence.cells) if evidence else pd.DataFrame()
     ordered = _gaps(cells) if len(cells) else []
     versus = [gap for gap in ordered if gap[1] == BEST]
+    lost = words.diverged(_diverged(frame, evidence.rows)).strip() if evidence else ""
     if not versus:
-        return None
+        return Finding(f"{BEST} has no FID to compare", "none", TOO_LITTLE, lost) if BEST in lost else None
     noise = evidence.noise
     margins = [noise.margin(*seeds, len(versus)) for *_, seeds in versus]
     ahead = [gap < -margin for (*_, gap, _), margin in zip(versus, margins, strict=True)]  # never, where it is NaN
@@ -37,7 +38,7 @@ def best(frame: pd.DataFrame) -> Finding | None:
     )  # fmt: skip
     return Finding(
         f"adaLN-Zero ahead in {right} of {len(versus)} comparisons; its FID is {_more(gap)} than the closest, {kind}",
-        bounds, verdict, f"{_order(cells, ordered, noise)} {noise}",
+        bounds, verdict, " ".join(filter(None, (_order(cells, ordered, noise), str(noise), evidence.about, lost))),
     )  # fmt: skip
 
 
@@ -57,6 +58,13 @@ def overhead(frame: pd.DataFrame) -> Finding | None:
     span = f"{low - 1:.1%} more" if low == high else f"{low - 1:.1%} to {high - 1:.1%} more"
     limits = f"Taken for about 15 %: from {ABOUT[0] - 1:.0%} to {ABOUT[1] - 1:.0%}."
     return Finding(span, "exact: counted, not measured", verdict, f"{told}. {limits}")
+
+
+def _diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` and those of diverged runs that differ from them in the type and the seed alone."""
+    own = [name for name in frames.settings() if name in frame and name not in (KIND, *frames.APART)]
+    alike = frame[own].astype(str).agg("|".join, axis=1).isin(rows[own].astype(str).agg("|".join, axis=1).unique())
+    return pd.concat([rows, frame[alike & (frame["status"] == "DIVERGED")]])
 
 
 def _typed(cells: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from scipy import stats
 
 from analysis import fit, frames
 from analysis.figures import recipes
+from harness.config import SIZES
 
 HOLDS, DOES_NOT_HOLD, TOO_LITTLE = "holds", "does not hold", "not enough evidence"
 LEVEL = 0.95
@@ -57,6 +58,7 @@ class Evidence:
 
     rows: pd.DataFrame
     noise: Noise
+    about: str  # what else was finished and is not judged; empty where nothing
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -66,6 +68,8 @@ class Evidence:
 def gather(frame: pd.DataFrame, apart: str | None = None, besides: tuple[str, ...] = ()) -> Evidence | None:
     """The largest part of a frame whose transformers compare; None where none has finished.
 
+    Of recipes with equally many models the one with the lowest FID; of models the named sizes, if there are any: a
+    lattice of shapes beside a ladder would outvote it.
     apart: a setting that is not part of the recipe, since the claim is about it. besides: evaluation settings likewise.
     """
     found = [_part(group, apart) for group in frames.groups(_transformers(frame), besides)]
@@ -105,6 +109,7 @@ def bootstrap(
     if models < fit.ENOUGH:
         return np.nan, np.nan
     drawn = np.random.default_rng(0).multinomial(models, np.full(models, 1 / models), size=resamples)
+    drawn = drawn[(drawn > 0).sum(1) >= 3]  # a line fits any two points
     values = statistic(drawn.astype(float))
     values = values[np.isfinite(values)]
     return tuple(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()) if len(values) else (np.nan, np.nan)
@@ -122,9 +127,26 @@ def _part(group: pd.DataFrame, apart: str | None) -> Evidence | None:
     rows = _once(rows[rows["run_id"].isin(runs["run_id"])])
     if rows.empty:
         return None
-    spread = noise(group)
-    cells = rows.drop_duplicates([*frames.SHAPE, "recipe", *([apart] if apart else [])])
-    return Evidence(rows[rows["recipe"] == cells["recipe"].mode().iloc[0]].drop(columns="recipe"), spread)
+    said, named = [], rows["model.size"].isin(SIZES)
+    if named.any() and not named.all() and not apart:
+        others = rows[~named].drop_duplicates(list(frames.SHAPE))
+        said.append(f"{len(others)} models off the ladder of sizes are left out.")
+        rows = rows[named]
+    if rows["recipe"].nunique() > 1:
+        found = _recipes(rows, apart)
+        chosen, rivals = found.index[0], int((found["cells"] == found["cells"].iloc[0]).sum())
+        said += [f"Judged at {chosen}, the best of {rivals} recipes with as many models."] if rivals > 1 else []
+        rows = rows[rows["recipe"] == chosen]
+    return Evidence(rows.drop(columns="recipe"), noise(group), " ".join(said))
+
+
+def _recipes(rows: pd.DataFrame, apart: str | None) -> pd.DataFrame:
+    """Each recipe's number of `cells` and mean ln FID (`fid`); most cells first, and then lowest FID."""
+    ends = rows[rows["fid"].notna()].sort_values("images", kind="stable")
+    cells = ends.drop_duplicates([*frames.SHAPE, "recipe", *([apart] if apart else [])], keep="last")
+    grouped = np.log(cells["fid"]).groupby(cells["recipe"])
+    found = pd.DataFrame({"cells": grouped.size(), "fid": grouped.mean()})
+    return found.sort_values(["cells", "fid"], ascending=[False, True], kind="stable")
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis import frames, words
+from analysis import fit, frames, words
 from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, TOO_LITTLE, Evidence, Finding, Noise, share
 
 MOST = 4  # exceptions that are told one by one
@@ -34,35 +34,11 @@ class Pair:
         return float(np.mean([stage.gap for stage in self.stages])) < 0
 
 
-def neighbours(cells: pd.DataFrame, along: str) -> list[tuple[pd.Series, pd.Series]]:
-    """(worse, better) rows with nothing between them: along "size" at one patch, along "patch" at one size.
-
-    A size is larger than another if it is at least as deep and as wide, and costs more: off the ladder, 2x192 and 4x96
-    are not ordered.
-    """
-    rows = [row for _, row in cells.sort_values("model.gflops").iterrows()]
-
-    def above(one: pd.Series, other: pd.Series) -> bool:
-        if along == "patch":
-            same = all(one[name] == other[name] for name in ("model.depth", "model.width", "model.heads"))
-            return same and other["model.patch"] < one["model.patch"]
-        grown = all(other[name] >= one[name] for name in ("model.depth", "model.width"))
-        dearer = other["model.gflops"] > one["model.gflops"] * 1.01  # heads alone cost nothing
-        return grown and dearer and one["model.patch"] == other["model.patch"]
-
-    return [
-        (one, other)
-        for one in rows
-        for other in rows
-        if above(one, other) and not any(above(one, third) and above(third, other) for third in rows)
-    ]
-
-
 def compared(evidence: Evidence, along: str) -> list[Pair]:
-    """The neighbouring pairs of finished models, at every number of images that both were evaluated at."""
+    """The neighbours (`fit.adjacent`) of finished models, at every number of images that both were evaluated at."""
     measured = _measured(evidence.rows)
     out = []
-    for worse, better in neighbours(evidence.cells, along):
+    for worse, better in fit.adjacent(evidence.cells, along):
         sides = measured[_key(worse)].add_suffix("_worse"), measured[_key(better)].add_suffix("_better")
         both = sides[0].join(sides[1], how="inner")
         stages = tuple(
@@ -74,20 +50,22 @@ def compared(evidence: Evidence, along: str) -> list[Pair]:
     return out
 
 
-def judged(pairs: list[Pair], noise: Noise, says: str) -> Finding:
+def judged(pairs: list[Pair], evidence: Evidence, says: str) -> Finding:
     """The claim that the better one is ahead in every pair and at every stage given.
 
-    It holds if a sign test over pairs says so and no exception is larger than seeds make it; it does not if one is, or
-    if most pairs go the other way. says: `the larger is ahead`.
+    It holds if a sign test over pairs says so and every exception is one that seeds alone often make, their noise being
+    known from at least `fit.ENOUGH` degrees of freedom. It does not if some exception is larger than they make in any
+    of so many comparisons, or if most pairs go the other way. says: `the larger is ahead`.
     """
-    right, asked = sum(pair.right for pair in pairs), len(pairs)
+    noise, right, asked = evidence.noise, sum(pair.right for pair in pairs), len(pairs)
     stages = [(pair, stage) for pair in pairs for stage in pair.stages]
     wrong = [(pair, stage) for pair, stage in stages if stage.gap >= 0]
     certain = [(p, s) for p, s in wrong if s.gap > noise.margin(*s.seeds, len(stages))]  # never, where it is NaN
+    excused = noise.free >= fit.ENOUGH and all(s.gap <= noise.margin(*s.seeds) for _, s in wrong)
     low, high = share(right, asked)
     if certain or high < 0.5:
         verdict = DOES_NOT_HOLD
-    elif low > 0.5 and (noise.known or not wrong):
+    elif low > 0.5 and (excused or not wrong):
         verdict = HOLDS
     else:
         verdict = TOO_LITTLE
@@ -98,7 +76,8 @@ def judged(pairs: list[Pair], noise: Noise, says: str) -> Finding:
             f"together in {right} of {asked} neighbouring pairs"
         )
     interval = f"{low:.0%} to {high:.0%} of pairs (sign test)"
-    return Finding(counted, interval, verdict, f"{_exceptions(wrong, certain, noise)} {noise}")
+    detail = f"{_exceptions(wrong, certain, noise)} {noise} {evidence.about}".strip()
+    return Finding(counted, interval, verdict, detail)
 
 
 def name(row: pd.Series) -> str:

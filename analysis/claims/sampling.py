@@ -36,7 +36,7 @@ def outspent(frame: pd.DataFrame) -> Finding | None:
     return Finding(
         f"the larger model is better in {int(won.sum()):,} of {int(asked.sum()):,} pairs in which it samples with less "
         f"compute ({won.sum() / asked.sum():.0%})",
-        bounds, verdict, f"{len(models)} models at {steps} sampling steps.",
+        bounds, verdict, f"{len(models)} models at {steps} sampling steps. {evidence.about}".strip(),
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ FIGURES: dict[str, Spec] = {
     ),
     "depth_width": Spec("Depth and width", shape.depth_width, shape.caption_depth_width, _lattice),
     "learning_rate": Spec(
-        "Learning rate by size", recipes.learning_rate, recipes.caption_learning_rate, _recipes("train.lr", least=3),
+        "Learning rate by size", recipes.learning_rate, recipes.caption_learning_rate, recipes.has_rates,
     ),
     "schedules": Spec(
         "Noise schedules", recipes.schedules, recipes.caption_schedules,
@@ -104,7 +104,8 @@ FIGURES: dict[str, Spec] = {
     ),
     "samples": Spec(
         "Samples by size and patch", shape.sample_grid, shape.caption_sample_grid,
-        lambda frame: frame["model.size"].nunique() > 1 or frame["model.patch"].nunique() > 1, needs_images=True,
+        lambda frame: _shapes(2)(frame) and _one_way(frame) and len(set(frames.cells(frame)["recipe"])) == 1,
+        needs_images=True,
     ),
     "fid_vs_compute": Spec(
         "FID against training compute", compute.fid_vs_compute, compute.caption_fid_vs_compute,

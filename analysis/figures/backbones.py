@@ -41,25 +41,31 @@ def backbones(frame: pd.DataFrame) -> Figure:
 
 def caption_backbones(frame: pd.DataFrame) -> str:
     found = pairs(frames.cells(frame))
-    better = int((found["fid"] < found["fid_dit"]).sum())
-    texts = [
-        f"{row['model.size']} {row[SCHEDULE]} {words.plain(round(row['fid'], 1))} against "
-        f"{words.plain(round(row['fid_dit'], 1))}"
-        for _, row in found.iterrows()
-    ]
+    same = found[SCHEDULE] == found["schedule_dit"]
+    texts = []
+    for which, part in (("the DiT's own schedule", found[same]), ("another", found[~same])):
+        if len(part):
+            better, told = int((part["fid"] < part["fid_dit"]).sum()), [_told(pair) for _, pair in part.iterrows()]
+            texts.append(f"with {which} in {better} of {len(part)} ({', '.join(told)})")
     return (
         "The paper finds that the U-Net's inductive bias is not crucial, against U-Nets that others trained. "
-        f"Here one recipe trained both, and at equal Gflops (within {NEAR:.0%}) the U-Net has the lower FID "
-        f"in {better} of {len(found)} pairs: {', '.join(texts)}."
+        "Here one recipe trained both but for the noise schedule, which is each backbone's own or the same. At equal "
+        f"Gflops (within {NEAR:.0%}) the U-Net has the lower FID {' and '.join(texts)}.{words.diverged(frame)}"
     )
 
 
+def _told(pair: pd.Series) -> str:
+    fids = [words.plain(round(pair[name], 1)) for name in ("fid", "fid_dit")]
+    return f"{pair['model.size']} {pair[SCHEDULE]} {fids[0]} against {fids[1]}"
+
+
 def pairs(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells that are no DiT and have one of equal Gflops, smallest first, with its FID as `fid_dit`."""
+    """The cells that are no DiT and have one of equal Gflops, smallest first; of that one `fid_dit`, `schedule_dit`."""
     transformers = cells[cells[BACKBONE] == "dit"]
     rows = []
     for _, cell in cells[cells[BACKBONE] != "dit"].sort_values("model.gflops").iterrows():
         apart = np.abs(np.log(transformers["model.gflops"] / cell["model.gflops"]))
         if len(apart) and apart.min() < NEAR:
-            rows.append({**cell, "fid_dit": transformers.loc[apart.idxmin(), "fid"]})
-    return pd.DataFrame(rows, columns=[*cells.columns, "fid_dit"])
+            dit = transformers.loc[apart.idxmin()]
+            rows.append({**cell, "fid_dit": dit["fid"], "schedule_dit": dit[SCHEDULE]})
+    return pd.DataFrame(rows, columns=[*cells.columns, "fid_dit", "schedule_dit"])

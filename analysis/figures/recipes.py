@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
 from analysis import frames, words
 from analysis.figures import style
@@ -12,7 +13,7 @@ RATE, SCHEDULE = "train.lr", "diffusion.schedule"
 
 
 def learning_rate(frame: pd.DataFrame) -> Figure:
-    """FID against learning rate, a line a model; a ring around each model's best."""
+    """FID against learning rate, a line a model; a ring around each model's best, a cross where it diverged."""
     frames.one_setting(frame)
     cells, colours = frames.cells(frame), style.size_colours(frame)
     with style.theme():
@@ -26,6 +27,14 @@ def learning_rate(frame: pd.DataFrame) -> Figure:
             panel.plot(line[RATE], line["fid"], color=colour, marker=style.marker(first["model.patch"]), mec="white")
             panel.scatter([best[RATE]], [best["fid"]], s=110, fc="none", ec=colour, lw=1.2, zorder=4)
             ends.append((line[RATE].iloc[-1], line["fid"].iloc[-1], _shape(first), colour))
+        for _, rows in frames.diverged(frame).groupby(RATE):
+            for place, (_, row) in enumerate(rows.iterrows()):
+                colour, at = colours[row["model.size"]], (row[RATE], 0.96 - 0.06 * place)
+                panel.plot(*at, "x", color=colour, ms=7, mew=1.8, transform=panel.get_xaxis_transform())
+                panel.annotate(
+                    f"{_shape(row)} diverged", at, (7, 0), panel.get_xaxis_transform(), textcoords="offset points",
+                    va="center", color=colour, fontsize=7.5, fontweight="bold", annotation_clip=False,
+                )  # fmt: skip
         panel.set(xlabel="Learning rate", ylabel=words.metric_name(frame, "fid"))
         style.log_axis(panel.xaxis, lambda value: f"{value:.3g}")
         style.log_axis(panel.yaxis)
@@ -37,18 +46,43 @@ def learning_rate(frame: pd.DataFrame) -> Figure:
 
 
 def caption_learning_rate(frame: pd.DataFrame) -> str:
-    best = best_rates(frame)
+    best, spread = best_rates(frame), _noise(frame)
     texts = [f"{_shape(row)} at {row[RATE]:g}" for _, row in best.iterrows()]
-    one = best[RATE].nunique() == 1
-    return f"The paper trained every model at 1e-4. Here each is best at: {', '.join(texts)}. " + (
-        "One rate suits them all." if one else "No one rate suits them all, so a curve at one rate flatters some."
+    suiting = sorted(set.intersection(*suitable_rates(frame, 0.0 if np.isnan(spread) else spread).values()))
+    told = "by single runs, whose seed noise is not known" if np.isnan(spread) else "within seed noise"
+    if suiting:
+        verdict = f"One rate suits them all {told}: {' or '.join(f'{rate:g}' for rate in suiting)}."
+    else:
+        verdict = f"No one rate suits them all {told}, so a curve at one rate flatters some."
+    return (
+        f"The paper trained every model at 1e-4. Here each is best at: {', '.join(texts)}. {verdict}"
+        f"{words.diverged(frame)}"
     )
+
+
+def suitable_rates(frame: pd.DataFrame, spread: float) -> dict[tuple, set[float]]:
+    """Shape -> the learning rates whose FID is no further above its best than seeds make two runs differ (95 %).
+
+    spread: one standard deviation of ln FID between seeds.
+    """
+    out = {}
+    for shape, line in frames.cells(frame).groupby(list(frames.SHAPE), sort=False):
+        best = line.loc[line["fid"].idxmin()]
+        margin = 1.96 * spread * np.sqrt(1 / line["seeds"].astype(float) + 1 / best["seeds"])
+        out[shape] = set(line[RATE][np.log(line["fid"] / best["fid"]) <= margin])
+    return out
 
 
 def best_rates(frame: pd.DataFrame) -> pd.DataFrame:
     """The row of `frames.cells` with the lowest FID for each shape, smallest model first."""
     cells = frames.cells(frame)
     return cells.loc[cells.groupby(list(frames.SHAPE), sort=False)["fid"].idxmin()].sort_values("model.gflops")
+
+
+def has_rates(frame: pd.DataFrame) -> bool:
+    """Some shape came to its end, whichever, at three learning rates, and the frame to some FID."""
+    ended = frame[(frame["status"] == "DIVERGED") | ((frame["status"] == "FINISHED") & frame["fid"].notna())]
+    return len(frames.cells(frame)) > 0 and bool((ended.groupby(list(frames.SHAPE))[RATE].nunique() >= 3).any())
 
 
 def schedules(frame: pd.DataFrame) -> Figure:
@@ -76,11 +110,16 @@ def schedules(frame: pd.DataFrame) -> Figure:
 
 
 def caption_schedules(frame: pd.DataFrame) -> str:
-    cells = frames.cells(frame).sort_values("fid")
-    order = [f"{row[SCHEDULE]} {words.plain(round(row['fid'], 1))}" for _, row in cells.iterrows()]
+    texts = []
+    cells = frames.cells(frame)
+    for _, group in cells.groupby(list(frames.SHAPE), sort=False):
+        order = [
+            f"{row['recipe']} {words.plain(round(row['fid'], 1))}" for _, row in group.sort_values("fid").iterrows()
+        ]
+        texts.append(f"{_shape(group.iloc[0])}: {', '.join(order)}")
     return (
-        f"The paper uses the linear schedule alone. Here, from best to worst, {', '.join(order)}. FID compares the "
-        "schedules; their losses do not compare, since each asks about other noise levels."
+        f"The paper uses the linear schedule alone. Here, from best to worst, {'; '.join(texts)}. FID compares the "
+        f"schedules; their losses do not compare, since each asks about other noise levels.{words.diverged(frame)}"
     )
 
 
@@ -96,7 +135,9 @@ def seeds(frame: pd.DataFrame) -> Figure:
             colour = colours[cell["model.size"].iloc[0]]
             panel.plot(cell["fid"], [place] * len(cell), "|", color=colour, ms=16, mew=1.6)
             panel.plot(cell["fid"].mean(), place, style.marker(cell["model.patch"].iloc[0]), color=colour, mec="white")
-        panel.set_yticks(range(len(cells)), [_shape(cell.iloc[0]) for _, cell in cells])
+        panel.set_yticks(
+            range(len(cells)), [f"{_shape(cell.iloc[0])} {cell['recipe'].iloc[0]}".strip() for _, cell in cells]
+        )
         panel.set_ylim(len(cells) - 0.4, -0.6)
         panel.set(xlabel=words.metric_name(frame, "fid"))
         panel.grid(False, axis="y")
@@ -105,10 +146,11 @@ def seeds(frame: pd.DataFrame) -> Figure:
 
 def caption_seeds(frame: pd.DataFrame) -> str:
     spread, cells, runs = noise(frame)
+    apart = stats.t.ppf(0.975, runs - cells) * np.sqrt(2) * spread  # ln FID
     return (
         f"The paper trained each model once. Here {runs} runs of {cells} models differ in their seed alone: one "
         f"standard deviation of FID between seeds is {spread:.1%} of it. Two single models closer than about "
-        f"{2.8 * spread:.0%} are not told apart. Bars: runs; marks: means."
+        f"{np.expm1(apart):.0%} are not told apart (95 %, Student's t). Bars: runs; marks: means."
     )
 
 
@@ -126,6 +168,11 @@ def repeated(frame: pd.DataFrame) -> pd.DataFrame:
     runs = frames.finished(frame)
     keys = [*frames.SHAPE, "recipe"]
     return runs[runs.groupby(keys, dropna=False)["seed"].transform("nunique") > 1]
+
+
+def _noise(frame: pd.DataFrame) -> float:
+    """One standard deviation of ln FID between seeds, from these runs or, as told by `fid_noise`, from others."""
+    return float(frame["fid_noise"].iloc[0]) if "fid_noise" in frame else np.nan
 
 
 def _shape(row: pd.Series) -> str:

@@ -28,12 +28,13 @@ def conditioning(frame: pd.DataFrame) -> Figure:
             1, 3, 11.2, 4, "Conditioning types", words.subtitle(frame), gridspec_kw={"width_ratios": [1.5, 1, 1]}
         )
         over, final, theirs = axes[0]
+        colours = style.kind_colours(frame["model.conditioning"])
         ends = []
         shapes = frame.drop_duplicates(list(frames.SHAPE))
         for cell, line in frames.curves(frame, "fid"):
             kind = cell["model.conditioning"]
             label = kind if len(shapes) == 1 else f"{cell['model.size']}/{cell['model.patch']} {kind}"
-            look = {"color": style.CONDITIONING[kind], "marker": style.marker(cell["model.patch"]), "mec": "white"}
+            look = {"color": colours[kind], "marker": style.marker(cell["model.patch"]), "mec": "white"}
             band(over, line, **look)
             ends.append((line["x"].iloc[-1], line["mean"].iloc[-1], label, look["color"]))
         over.set(title="Over training", xlabel=words.IMAGES, ylabel=words.metric_name(frame, "fid"))
@@ -59,12 +60,13 @@ def caption_conditioning(frame: pd.DataFrame) -> str:
         if len(ranked) > 1:
             order = [f"{row['model.conditioning']} {words.plain(round(row['fid'], 1))}" for _, row in ranked.iterrows()]
             texts.append(f"{size}/{patch}: {', '.join(order)}")
-            first.append(ranked["model.conditioning"].iloc[0] == "adaLN-Zero")
-    verdict = "adaLN-Zero is best here too." if all(first) else "adaLN-Zero is not best everywhere here."
+            if "adaLN-Zero" in set(ranked["model.conditioning"]):
+                first.append(ranked["model.conditioning"].iloc[0] == "adaLN-Zero")
+    verdict = " adaLN-Zero is best here too." if all(first) else " adaLN-Zero is not best everywhere here."
     return (
         "The paper finds adaLN-Zero best, at less compute than cross-attention or in-context conditioning: FID 19.5, "
         "against 25.2 (adaLN), 26.1 (cross-attention) and 35.2 (in-context). Here, from best to worst, "
-        f"{'; '.join(texts)}. {verdict}"
+        f"{'; '.join(texts)}.{verdict if first else ''}{words.diverged(frame)}"
         if texts
         else "The paper finds adaLN-Zero best of the four conditioning types. Too few have finished here."
     )
@@ -128,7 +130,8 @@ def sample_grid(frame: pd.DataFrame, images: Mapping[str, Path]) -> Figure:
 
     `images`: run id -> its last sample sheet, `SHEET` tiles across.
     """
-    runs = frame[frame["run_id"].isin(images)].drop_duplicates("run_id").sort_values("seed", kind="stable")
+    runs = frame[frame["run_id"].isin(images) & ~frame["status"].isin(frames.BAD_ENDS)]
+    runs = runs.drop_duplicates("run_id").sort_values("seed", kind="stable")
     sizes, patches = frames.sizes(runs), frames.patches(runs)
     side = 1.75 if len(sizes) <= 5 else 1.3
     with style.theme():
@@ -158,7 +161,8 @@ def caption_sample_grid(frame: pd.DataFrame) -> str:
 
 def _endpoints(panel: Axes, cells: pd.DataFrame) -> list[style.Label]:
     """One point a conditioning type; returns the labels to place."""
-    colours = [style.CONDITIONING[kind] for kind in cells["model.conditioning"]]
+    known = style.kind_colours(cells["model.conditioning"])
+    colours = [known[kind] for kind in cells["model.conditioning"]]
     if "fid_low" in cells:
         panel.vlines(cells["model.gflops"], cells["fid_low"], cells["fid_high"], color=colours, lw=1)
     panel.scatter(cells["model.gflops"], cells["fid"], s=46, c=colours, ec="white", zorder=3)

@@ -1,8 +1,8 @@
 """How every figure looks: one theme held for the time of a drawing, colour by size, marker by patch, direct labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import matplotlib
 import numpy as np
@@ -28,6 +28,7 @@ _DASHES, _OTHERS = {1: "-", 2: "-", 4: (0, (5, 2)), 8: (0, (1.2, 1.6))}, (0, (6,
 # Light to dark and warm to cold at once: the order survives greyscale and the common colour blindnesses.
 _LADDER = LinearSegmentedColormap.from_list("ladder", ["#efa42f", "#df5b43", "#a3346f", "#503b8f", "#14284f"])
 CONDITIONING = {"in-context": "#7b8794", "cross-attention": "#efa42f", "adaLN": "#3d8fb5", "adaLN-Zero": "#a3346f"}
+SPARE = ("#503b8f", "#df5b43", "#14284f")
 CATEGORIES = ("#a3346f", "#3d8fb5", "#efa42f", "#503b8f", "#7b8794")  # of what has no order
 
 _THEME = {
@@ -77,6 +78,12 @@ def size_colours(frame: pd.DataFrame) -> dict[str, str]:
     ladder = next((scale.ladder for scale in SCALES.values() if set(names) <= set(scale.ladder)), names)
     places = dict(zip(ladder, np.linspace(0, 1, max(len(ladder), 2)), strict=False))
     return {name: to_hex(_LADDER(places[name])) for name in names}
+
+
+def kind_colours(kinds: Iterable[str]) -> dict[str, str]:
+    """Each conditioning type's colour: one for good for each of the paper's, what is left for others."""
+    others = [kind for kind in dict.fromkeys(kinds) if kind not in CONDITIONING]
+    return CONDITIONING | dict(zip(others, cycle(SPARE), strict=False)) if others else CONDITIONING
 
 
 def marker(patch: int) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import LADDER, RECIPE, frame_of, study_trials
 
-from analysis import claims
+from analysis import claims, fit
 from analysis.claims import evidence
 from harness.config import grid
 
@@ -111,9 +111,65 @@ def test_the_largest_part_that_compares_is_judged(study):
     assert claims.judge(mixed) == claims.judge(study)
 
 
+def test_named_sizes_are_judged_without_the_lattice_beside_them():
+    """A depth by width grid of the same recipe says in the detail that it is left out; alone it is judged."""
+    ladder = grid(RECIPE, {"model.size": ("2x80", "3x112", "3x160", "4x208"), "model.patch": (8, 4, 2)})
+    lattice = grid(RECIPE, {"model.size": [f"{depth}x{width}x2" for depth in (2, 4) for width in (96, 144)]})
+    both, alone = (claims.judge(frame_of(trials)) for trials in ([*ladder, *lattice], ladder))
+    for one, other in zip(both, alone, strict=True):
+        assert one.statistic == other.statistic and one.verdict == other.verdict
+        assert "4 models off the ladder of sizes are left out." in one.detail
+    assert evidence.gather(frame_of(lattice)).cells["model.size"].nunique() == 4
+
+
+def test_of_recipes_with_as_many_models_the_best_is_judged_and_named(rated):
+    fids = rated["fid"] * rated["train.lr"].map({5e-4: 2.0, 1e-3: 1.0, 2e-3: 3.0})
+    found = evidence.gather(rated.assign(fid=fids))
+    assert set(found.rows["train.lr"]) == {1e-3}
+    assert found.about == "Judged at lr 0.001, the best of 3 recipes with as many models."
+
+
+def test_gflops_and_parameters_are_not_told_apart_at_one_patch(study):
+    """There one is nearly a function of the other, and which explains more is chance."""
+    shapes = [f"{depth}x{width}x2" for depth in (2, 3, 4, 6) for width in (96, 144, 192)]
+    found = claims.scaling.correlated(frame_of(grid(RECIPE, {"model.size": shapes})))
+    assert found.verdict == evidence.TOO_LITTLE and "not told apart" in found.detail
+
+
+def test_a_few_seeds_excuse_no_exception(seeded):
+    """Noise known from one degree of freedom has a margin of Student's t with one: everything would be within it."""
+    last = (seeded["model.width"] == 256) & (seeded["model.patch"] == 8)
+    before = seeded[(seeded["model.width"] == 192) & (seeded["model.patch"] == 8)]["fid"].to_numpy()
+    frame = seeded.copy()
+    frame.loc[last, "fid"] = before * 1.2
+    cell = (frame["model.width"] == 96) & (frame["model.patch"] == 4)
+    assert verdicts(frame[(frame["seed"] == 0) | (cell & (frame["seed"] == 1))])["b"] == evidence.TOO_LITTLE
+
+
+def test_a_lead_is_only_one_that_lasts_by_more_than_seeds_make():
+    """A straight line through both ends, each known to the margin, ten times the compute further."""
+    lead = lambda start, end, margin: claims.scaling.Lead("s", "l", start, end, np.log(10), margin)  # noqa: E731
+    assert lead(0.5, 0.4, 0.01).behind and not lead(0.9, 0.4, 0.01).behind  # it would be gone
+    assert not lead(0.5, 0.4, 0.2).behind  # 0.3 after ten times the compute, to 0.2 x root 5
+    assert lead(0.5, 0.4, np.nan).behind and lead(0.5, -0.1, 0.05).ahead and not lead(0.5, -0.1, 0.2).ahead
+
+
+def test_a_type_that_diverged_is_told():
+    kinds = typed()
+    zero, plain = (kinds["model.conditioning"] == name for name in ("adaLN-Zero", "adaLN"))
+    lost = kinds.assign(status=kinds["status"].mask(plain, "DIVERGED"))
+    other = kinds[plain].assign(status="DIVERGED", **{"train.lr": 1.0, "run_id": "other", "trial_id": "other"})
+    found = claims.conditioning.best(pd.concat([lost, other]))
+    assert found.verdict == evidence.TOO_LITTLE and found.detail.endswith(
+        "Diverged, so without a FID: 3x128x8/4 adaLN."
+    )
+    none = claims.conditioning.best(kinds.assign(status=kinds["status"].mask(zero, "DIVERGED")))
+    assert none.verdict == evidence.TOO_LITTLE and "no FID to compare" in none.statistic
+
+
 def test_sizes_off_the_ladder_are_only_compared_where_one_contains_the_other(shaped):
     cells = evidence.gather(shaped).cells
-    found = {(one["model.size"], other["model.size"]) for one, other in claims.scaling.pairs.neighbours(cells, "size")}
+    found = {(one["model.size"], other["model.size"]) for one, other in fit.adjacent(cells, "size")}
     assert len(found) == 12 and ("2x64x2", "4x64x2") in found and ("8x64x2", "2x128x4") not in found
 
 

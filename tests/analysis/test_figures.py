@@ -31,9 +31,9 @@ APPLIES = {
     "shaped": {*SHARED, "depth_width"},
 }
 APPLIES["seeded"] = APPLIES["study"] | {"seeds"}
-APPLIES["rated"] = {"learning_rate", "samples", "loss_curves"}
+APPLIES["rated"] = {"learning_rate", "loss_curves"}
 APPLIES["scheduled"] = {"schedules"}
-APPLIES["paired"] = {"backbones", "samples"}
+APPLIES["paired"] = {"backbones"}
 COMPARING = {"stepped": "sampling", "guided": "guidance"}  # several ways of measuring on one axis
 
 
@@ -94,7 +94,9 @@ def test_backbones_are_compared_where_their_gflops_are_equal(paired):
     found = backbones.pairs(frames.cells(paired))
     assert found["model.size"].tolist() == ["2x96x6", "2x96x6", "3x128x8", "4x192x12"]
     assert (found["fid"] < found["fid_dit"]).all()
-    assert "lower FID in 4 of 4 pairs: 2x96x6 " in FIGURES["backbones"].caption(paired)
+    caption = FIGURES["backbones"].caption(paired)
+    assert "lower FID with the DiT's own schedule in 1 of 1 (2x96x6 linear " in caption
+    assert " and with another in 3 of 3 (2x96x6 cosine " in caption
     dearer = paired["model.gflops"] * (1 + (paired["model.backbone"] == "unet"))
     assert backbones.pairs(frames.cells(paired.assign(**{"model.gflops": dearer}))).empty
     assert not FIGURES["backbones"].applies(paired.assign(**{"model.gflops": dearer}))
@@ -106,7 +108,55 @@ def test_each_model_has_its_best_rate(rated):
     assert best["fid"].tolist() == [
         finished[finished["model.size"] == size]["fid"].min() for size in frames.sizes(rated)
     ]
-    assert ("One rate suits them all" in FIGURES["learning_rate"].caption(rated)) == (best["train.lr"].nunique() == 1)
+    caption = FIGURES["learning_rate"].caption(rated)
+    assert ("One rate suits them all" in caption) == (best["train.lr"].nunique() == 1)
+    assert "iverged" not in caption and "seed noise is not known" in caption
+
+
+def test_a_rate_suits_a_model_where_seeds_might_make_it_the_best(rated):
+    fids = {5e-4: 1.0, 1e-3: 1.1, 2e-3: 1.3}
+    frame = rated.assign(fid=rated["train.lr"].map(fids).where(rated["fid"].notna()))
+    assert set.union(*recipes.suitable_rates(frame, 0.0).values()) == {5e-4}
+    assert set.intersection(*recipes.suitable_rates(frame, 0.04).values()) == {5e-4, 1e-3}  # 1.96 x 0.04 x root 2
+    told = FIGURES["learning_rate"].caption(frame.assign(fid_noise=0.04))
+    assert "One rate suits them all within seed noise: 0.0005 or 0.001." in told
+
+
+def test_what_diverged_is_a_cross_above_its_learning_rate(rated):
+    """Of the size's colour, at no FID: those it was measured at before are not of a finished run."""
+    largest = frames.sizes(rated)[-1]
+    fate = rated["status"].mask((rated["model.size"] == largest) & (rated["train.lr"] == 2e-3), "DIVERGED")
+    frame = rated.assign(status=fate)
+    assert FIGURES["learning_rate"].caption(frame).endswith(f" Diverged, so without a FID: {largest}/8 lr 0.002.")
+    panel = recipes.learning_rate(frame).axes[0]
+    (cross,) = (line for line in panel.lines if line.get_marker() == "x")
+    assert cross.get_xdata()[0] == 2e-3 and 0.9 < cross.get_ydata()[0] < 1
+    assert cross.get_color() == style.size_colours(frame)[largest]
+    assert cross.get_transform() == panel.get_xaxis_transform()
+    assert f"{largest}/8 diverged" in [text.get_text() for text in panel.texts]
+
+
+def test_runs_that_came_to_a_bad_end_are_in_no_curve(seeded):
+    """With them, a mean over seeds would change where one of them stops."""
+    fate = seeded["status"].mask(seeded["seed"] == 1, "DIVERGED").mask(seeded["seed"] == 2, "FAILED")
+    alone = frames.curves(seeded[seeded["seed"] == 0], "fid")
+    for (_, line), (_, other) in zip(frames.curves(seeded.assign(status=fate), "fid"), alone, strict=True):
+        pd.testing.assert_frame_equal(line, other)
+
+
+def test_a_type_of_conditioning_that_is_not_the_paper_s_has_a_colour(conditioned):
+    kinds = conditioned["model.conditioning"].replace({"adaLN": "film", "in-context": "hyper"})
+    colours = style.kind_colours(kinds)
+    assert len({colours[kind] for kind in kinds}) == 4
+    assert colours["adaLN-Zero"] == style.CONDITIONING["adaLN-Zero"]
+    figure = FIGURES["conditioning"].draw(conditioned.assign(**{"model.conditioning": kinds}))
+    assert any("film" in text.get_text() for text in figure.axes[1].texts)
+
+
+def test_a_best_model_that_diverged_is_not_told_as_beaten(conditioned):
+    zero = conditioned["model.conditioning"] == "adaLN-Zero"
+    caption = FIGURES["conditioning"].caption(conditioned.assign(status=conditioned["status"].mask(zero, "DIVERGED")))
+    assert "not best" not in caption and caption.endswith(" Diverged, so without a FID: 3x128x8/4 adaLN-Zero.")
 
 
 @pytest.mark.parametrize("name", set(FIGURES) - {"samples", "loss_curves"})

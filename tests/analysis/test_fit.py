@@ -85,9 +85,20 @@ def test_neighbours_pass_over_a_cell_that_failed(study):
 
 
 def test_neighbours_compare_within_one_recipe_only():
-    rows = [("A", 4, 1.0, 9.0, "lr 1"), ("B", 4, 2.0, 8.0, "lr 2")]
-    cells = pd.DataFrame(rows, columns=["model.size", "model.patch", "model.gflops", "fid", "recipe"])
+    rows = [("A", 1, 8, 2, 4, 1.0, 9.0, "lr 1"), ("B", 2, 8, 2, 4, 2.0, 8.0, "lr 2")]
+    shape = [f"model.{name}" for name in ("size", "depth", "width", "heads", "patch", "gflops")]
+    cells = pd.DataFrame(rows, columns=[*shape, "fid", "recipe"])
     assert not fit.neighbours(cells).pairs
+    assert fit.count(fit.neighbours(cells.drop(columns="recipe")).size) == "1 of 1"
+    assert not fit.neighbours(cells.drop(columns="recipe").assign(**{"model.backbone": "unet"})).pairs
+
+
+def test_neighbours_off_the_ladder_are_those_of_which_one_contains_the_other(shaped):
+    """A lattice of three depths by three widths has twelve edges, whatever the order of Gflops across it."""
+    found = fit.neighbours(frames.cells(shaped))
+    assert len(found.size) == 12 and not found.patch
+    edges = {(pair.smaller, pair.larger) for pair in found.size}
+    assert ("2x64x2/4", "2x128x4/4") in edges and ("2x256x8/4", "4x64x2/4") not in edges
 
 
 def test_envelope_keeps_what_nothing_cheaper_beats():

@@ -9,7 +9,7 @@ from conftest import RECIPE, gflops
 
 from analysis import pull
 from harness.config import flatten, grid
-from harness.record import CELLS, METRICS, TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
+from harness.record import CELLS, METRICS, TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
 
 
 class Store:
@@ -56,6 +56,7 @@ def store(tmp_path_factory):
     store.failed = store.trial(sizes, "sizes", trials[1], "FAILED", "loss is nan at step 3")
     log(store.failed, "loss", float("inf"), step=32)
     store.silent = store.trial(sizes, "sizes", trials[2], "FAILED")
+    store.client.set_tag(store.silent, TAG_DIVERGED, "yes")
     store.shared = store.trial(other, "other", trials[3])
     log(store.shared, "loss", 0.5, step=32)
     again = store.trial(sizes, "sizes", trials[3], "FAILED")  # newer, but not finished
@@ -89,6 +90,7 @@ def test_failures_are_rows_without_numbers(store, frame):
     failed, silent = (frame[frame["run_id"] == run] for run in (store.failed, store.silent))
     assert failed["failure"].tolist() == ["loss is nan at step 3"] and failed["status"].tolist() == ["FAILED"]
     assert failed["loss"].isna().all()  # MLflow keeps an infinity as 1.8e308
+    assert silent["status"].tolist() == ["DIVERGED"]
     assert len(silent) == 1 and silent[list(METRICS)].isna().all(axis=None) and silent["images"].isna().all()
 
 
