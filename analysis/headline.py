@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import fit, frames, paper, words
-from analysis.figures import FIGURES
+from analysis.figures import FIGURES, one_way
 from analysis.words import plain
 
 
@@ -42,7 +42,7 @@ def numbers(frame: pd.DataFrame) -> list[Number]:
         ("a larger model is better at the same patch", found.size, published.size),
         ("a smaller patch is better at the same size", found.patch, published.patch),
     ):
-        if pairs:
+        if pairs and one_way(frame):
             detail = words.pairs(pairs).strip() or "every pair of neighbours"
             out.append(Number(fit.count(pairs), about, detail, fit.count(theirs)))
     if len(cells):

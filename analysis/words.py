@@ -24,9 +24,12 @@ def plain(value: float) -> str:
 
 
 def the(frame: pd.DataFrame, field: str) -> str:
-    """The one value of a setting, or its values."""
-    values = list(frame[field].dropna().unique()) if field in frame else []
-    return ", ".join(plain(v) if isinstance(v, float) else str(v) for v in sorted(values))
+    """The one value of a setting, or its values; of many numbers the least and the greatest."""
+    values = sorted(frame[field].dropna().unique()) if field in frame else []
+    told = [plain(v) if isinstance(v, float) else str(v) for v in values]
+    if len(values) > 3 and not isinstance(values[0], str):
+        return f"{told[0]} to {told[-1]}"
+    return ", ".join(told)
 
 
 def fid_name(frame: pd.DataFrame) -> str:

@@ -45,13 +45,11 @@ def is_store(path: Path) -> bool:
 
 
 def read(path: Path, kind: str) -> list[Entry]:
-    """The runs of a kind, oldest first, deleted ones left out."""
+    """The runs of a kind, oldest first; deleted ones, as all of a deleted experiment are, left out."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         runs = connection.execute(
-            "select run_uuid, runs.name, status, artifact_uri from runs"
-            " join experiments using (experiment_id) join tags using (run_uuid)"
-            " where runs.lifecycle_stage = 'active' and experiments.lifecycle_stage = 'active'"
-            " and tags.key = ? and tags.value = ? order by start_time, run_uuid",
+            "select run_uuid, name, status, artifact_uri from runs join tags using (run_uuid)"
+            " where lifecycle_stage = 'active' and key = ? and value = ? order by start_time, run_uuid",
             (TAG_KIND, kind),
         ).fetchall()
         entries = {run[0]: Entry(*run, tags={}, params={}) for run in runs}

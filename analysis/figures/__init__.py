@@ -39,7 +39,7 @@ def _several(column: str) -> Callable[[pd.DataFrame], bool]:
     )
 
 
-def _one_way(frame: pd.DataFrame) -> bool:
+def one_way(frame: pd.DataFrame) -> bool:
     """One backbone, no shape of which has several learning rates or schedules: points are models, not recipes."""
     return frame["model.backbone"].nunique() <= 1 and not any(
         _recipes(field)(frame) for field in ("train.lr", "diffusion.schedule")
@@ -68,15 +68,15 @@ def _measured(field: str) -> Callable[[pd.DataFrame], bool]:
 FIGURES: dict[str, Spec] = {
     "fid_vs_gflops": Spec(
         "FID against model Gflops", compute.fid_vs_gflops, compute.caption_fid_vs_gflops,
-        lambda frame: _gflops(frame) and _shapes(3)(frame) and _one_way(frame),
+        lambda frame: _gflops(frame) and _shapes(3)(frame) and one_way(frame),
     ),
     "fid_by_size": Spec(
         "FID over training, by model size", curves.fid_by_size, curves.caption_fid_by_size,
-        lambda frame: _several("model.size")(frame) and not _lattice(frame) and _one_way(frame),
+        lambda frame: _several("model.size")(frame) and not _lattice(frame) and one_way(frame),
     ),
     "fid_by_patch": Spec(
         "FID over training, by patch size", curves.fid_by_patch, curves.caption_fid_by_patch,
-        lambda frame: _several("model.patch")(frame) and _one_way(frame),
+        lambda frame: _several("model.patch")(frame) and one_way(frame),
     ),
     "conditioning": Spec(
         "Conditioning types", shape.conditioning, shape.caption_conditioning, _several("model.conditioning"),
@@ -104,20 +104,20 @@ FIGURES: dict[str, Spec] = {
     ),
     "samples": Spec(
         "Samples by size and patch", shape.sample_grid, shape.caption_sample_grid,
-        lambda frame: _shapes(2)(frame) and _one_way(frame) and len(set(frames.cells(frame)["recipe"])) == 1,
+        lambda frame: _shapes(2)(frame) and one_way(frame) and len(set(frames.cells(frame)["recipe"])) == 1,
         needs_images=True,
     ),
     "fid_vs_compute": Spec(
         "FID against training compute", compute.fid_vs_compute, compute.caption_fid_vs_compute,
-        lambda frame: _shapes(2)(frame) and _evaluated(frame)["train_gflops"].notna().any() and _one_way(frame),
+        lambda frame: _shapes(2)(frame) and _evaluated(frame)["train_gflops"].notna().any() and one_way(frame),
     ),
     "quality_vs_gflops": Spec(
         "Every quality metric against model Gflops", compute.quality_vs_gflops, compute.caption_quality_vs_gflops,
-        lambda frame: _gflops(frame) and _shapes(3)(frame) and _one_way(frame),
+        lambda frame: _gflops(frame) and _shapes(3)(frame) and one_way(frame),
     ),
     "loss_curves": Spec(
         "Loss over training", curves.loss_curves, curves.caption_loss_curves,
-        lambda frame: _models(1)(frame) and frame["loss"].notna().any() and _one_loss(frame),
+        lambda frame: _models(1)(frame) and frame["loss"].notna().any() and _one_loss(frame) and one_way(frame),
     ),
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ APPLIES = {
     "shaped": {*SHARED, "depth_width"},
 }
 APPLIES["seeded"] = APPLIES["study"] | {"seeds"}
-APPLIES["rated"] = {"learning_rate", "loss_curves"}
+APPLIES["rated"] = {"learning_rate"}
 APPLIES["scheduled"] = {"schedules"}
 APPLIES["paired"] = {"backbones"}
 COMPARING = {"stepped": "sampling", "guided": "guidance"}  # several ways of measuring on one axis
@@ -97,6 +97,10 @@ def test_backbones_are_compared_where_their_gflops_are_equal(paired):
     caption = FIGURES["backbones"].caption(paired)
     assert "lower FID with the DiT's own schedule in 1 of 1 (2x96x6 linear " in caption
     assert " and with another in 3 of 3 (2x96x6 cosine " in caption
+    assert "the lower KID in 4 of 4 and the higher recall in 4 of 4" in caption
+    assert len(backbones.backbones(paired).axes) == 3
+    alone = paired.drop(columns=["kid", "recall"]).assign(kid=np.nan, recall=np.nan)
+    assert len(backbones.backbones(alone).axes) == 1 and "KID" not in FIGURES["backbones"].caption(alone)
     dearer = paired["model.gflops"] * (1 + (paired["model.backbone"] == "unet"))
     assert backbones.pairs(frames.cells(paired.assign(**{"model.gflops": dearer}))).empty
     assert not FIGURES["backbones"].applies(paired.assign(**{"model.gflops": dearer}))
