@@ -21,7 +21,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "Prec. ↑": ("precision", lambda v: f"{v:.3f}"),
     "Recall ↑": ("recall", lambda v: f"{v:.3f}"),
     "Val. loss ↓": ("val_loss", lambda v: f"{v:.4f}"),
-    "Loss ↓": ("loss", lambda v: f"{v:.4f}"),
+    "Loss ↓": ("loss", lambda v: f"{v:.4f}" if v < 10 else short(v)),
     "Images/s": ("images_per_second", lambda v: f"{v:,.0f}"),
 }
 

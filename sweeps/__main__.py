@@ -183,7 +183,10 @@ def run(
             say_end(console, part, len(cells), [], {}, diverged, page_of(part, out))
         else:
             left[part] = cells
-    if left and not all(train(left, out, data, console)):
+    fine = not left or all(train(left, out, data, console))
+    if len(parts) > 1:
+        say_study(bool(left), out, console)
+    if not fine:
         raise typer.Exit(1)
 
 
@@ -215,12 +218,15 @@ def train(parts: dict[str, list[Trial]], out: Path, data: Path, console: Console
     return fine
 
 
-def write_study(out: Path, console: Console) -> None:
-    """One report of every sweep of the store."""
-    from analysis import report
-    from harness.tracking import default_uri
+def say_study(anew: bool, out: Path, console: Console) -> None:
+    """Where the one report of every sweep of the store is; it is written where there is something new for it."""
+    page = page_of("study", out)
+    if anew or not page.exists():
+        from analysis import report
+        from harness.tracking import default_uri
 
-    console.print(f"all sweeps: {os.path.relpath(report.write_study(default_uri(out.resolve()), out))}", soft_wrap=True)
+        page = report.write_study(default_uri(out.resolve()), out)
+    console.print(f"all sweeps: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
 
 
 def page_of(sweep: str, out: Path) -> Path:

@@ -1,8 +1,8 @@
 """Off the ladder: depth against width at one patch. Do Gflops alone decide, or their shape too?
 
 The paper grows both at once (Table 1); this grid takes them apart, with cells of about equal Gflops on its diagonals.
-Expect FID to follow Gflops, but two blocks to be too few however wide: at the `cpu` scale and 0.065 Gflops FID is 1594 of
-2x192, 1420 of 8x96 and 1358 of 4x144. Costs about 20 minutes on two CPU cores.
+Expect FID to follow Gflops, but two blocks to be too few however wide: at the `cpu` scale and 0.065 Gflops FID is 1594
+of 2x192, 1420 of 8x96 and 1358 of 4x144. Costs about 20 minutes on two CPU cores.
 """
 
 from harness.config import Trial, base, grid

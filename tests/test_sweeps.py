@@ -313,8 +313,10 @@ def test_a_sweep_of_sweeps_runs_each_and_fails_if_one_does(out, monkeypatch):
     monkeypatch.setattr(tracking, "Store", NoStore)
     monkeypatch.setattr(launch, "launch", launched)
     monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
+    monkeypatch.setattr(analysis.report, "write_study", lambda *_: out / "study.html")
     done = call(out, "run", "paper", "--scale", "smoke")
     assert ran == list(importlib.import_module("sweeps.paper").SWEEPS) and done.exit_code == 1
+    assert done.stdout.splitlines()[-1].startswith("all sweeps: ") and done.stdout.endswith("study.html\n")
     cells = importlib.import_module("sweeps.paper").trials("smoke")
     assert len({cell.id for cell in cells}) == len(cells)
 

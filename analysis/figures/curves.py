@@ -169,10 +169,10 @@ def _finish(figure: Figure, panels, ends, frame: pd.DataFrame, along: str, acros
 
 def _losses(panel: Axes, part: pd.DataFrame, name: str, colours: dict[str, str]):
     ends, lines = [], frames.curves(part, name)
-    kinds = style.kind_colours(cell["model.conditioning"] for cell, _ in lines)
-    typed = len(colours) == 1 and len(kinds) > 1
+    kinds = [cell["model.conditioning"] for cell, _ in lines]
+    typed, known = len(colours) == 1 and len(set(kinds)) > 1, style.kind_colours(kinds)
     for cell, line in lines:
-        colour = kinds[cell["model.conditioning"]] if typed else colours[cell["model.size"]]
+        colour = known[cell["model.conditioning"]] if typed else colours[cell["model.size"]]
         if name == "loss":
             panel.plot(line["x"], line["mean"], color=colour, lw=0.6, alpha=0.25)
             window = line.rolling(max(3, int(SMOOTH * len(line)) // 2 * 2 + 1), center=True, min_periods=1)

@@ -40,6 +40,8 @@ def learning_rate(frame: pd.DataFrame) -> Figure:
         style.log_axis(panel.yaxis)
         low, high = panel.get_xlim()
         panel.set_xlim(low, high * (high / low) ** 0.15)
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** (0.1 * len(frames.diverged(frame)) ** 0.5))  # room for the crosses
         style.settle(figure)
         style.end_labels(panel, ends)
     return figure

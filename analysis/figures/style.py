@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, pairwise
+from textwrap import wrap
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,7 @@ from analysis.words import plain, short
 from harness.config import SCALES
 
 INK, MUTED, FAINT, PAPER = "#1d2530", "#68717d", "#d9dde2", "#9aa3ad"
+LETTERS = 15.5  # of a subtitle in an inch
 MOST_LABELS = 40  # points of one panel that still get a label each
 MARKERS = {1: "^", 2: "o", 4: "D", 8: "s", 16: "X"}
 Label = tuple[float, float, str, str]  # x, y, text, colour
@@ -53,12 +55,20 @@ def theme() -> Iterator[None]:
 def canvas(
     rows: int, columns: int, width: float, height: float, title: str, subtitle: str, **options
 ) -> tuple[Figure, np.ndarray]:
-    """A figure of `width` x `height` inches with its title and subtitle, and its (rows, columns) axes."""
+    """A figure of `width` x `height` inches with its title and subtitle, and its (rows, columns) axes.
+
+    A subtitle that is too long for the width makes the figure higher by its further lines.
+    """
+    lines = wrap(subtitle, int(LETTERS * width)) or [""]
+    head = 0.58 + 0.14 * (len(lines) - 1)
+    height, subtitle = height + head - 0.58, "\n".join(lines)
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.58 / height), w_pad=0.08, h_pad=0.06)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - head / height), w_pad=0.08, h_pad=0.06)
     figure.text(0.09 / width, 1 - 0.09 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
-    figure.text(0.09 / width, 1 - 0.32 / height, subtitle, ha="left", va="top", fontsize=7.5, color=MUTED)
+    figure.text(
+        0.09 / width, 1 - 0.32 / height, subtitle, ha="left", va="top", fontsize=7.5, color=MUTED, linespacing=1.3
+    )
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

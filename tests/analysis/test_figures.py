@@ -148,6 +148,19 @@ def test_runs_that_came_to_a_bad_end_are_in_no_curve(seeded):
         pd.testing.assert_frame_equal(line, other)
 
 
+def test_one_model_s_losses_have_its_size_s_colour_and_several_types_their_own(study, conditioned):
+    one = study[(study["model.size"] == "4x192x12") & (study["model.patch"] == 4)]
+    for frame, colours in ((one, style.size_colours(one).values()), (conditioned, style.CONDITIONING.values())):
+        drawn = {line.get_color() for axes in curves.loss_curves(frame).axes for line in axes.lines}
+        assert drawn == set(colours)
+
+
+def test_a_long_subtitle_is_broken_and_the_figure_higher():
+    short, long = (style.canvas(1, 1, 5, 3, "T", "word " * count)[0] for count in (3, 40))
+    assert "\n" not in short.texts[1].get_text() and long.texts[1].get_text().count("\n") == 2
+    assert long.get_figheight() == pytest.approx(short.get_figheight() + 0.28)
+
+
 def test_a_type_of_conditioning_that_is_not_the_paper_s_has_a_colour(conditioned):
     kinds = conditioned["model.conditioning"].replace({"adaLN": "film", "in-context": "hyper"})
     colours = style.kind_colours(kinds)
