@@ -1,8 +1,8 @@
 """Classifier-free guidance: what a scale buys in precision and costs in recall (the trade-off of Tables 2 and 3).
 
 Measures models of `sizes` again, from their weights, and trains nothing that it finds trained. Expect FID to have its
-best at a scale a little over 1, precision to rise with the scale and recall to fall. Costs about twelve minutes on two
-CPU cores.
+best at a scale over 1, and of models that are trained for long precision to rise with the scale and recall to fall.
+Costs about 20 minutes on two CPU cores.
 """
 
 from harness.config import SCALES, Trial, base, grid, unique

@@ -1,7 +1,8 @@
 """Learning rate by size: is a scaling curve a curve of models, or of one learning rate that suits some of them?
 
 If the best rate moves with width, one rate for all flatters the sizes it suits. The paper used 1e-4 for every model and
-found no need to tune it. Costs about twelve minutes on two CPU cores where `sizes` has been run.
+found no need to tune it. At the `cpu` scale its own rate and half of it suit every size within seed noise, and twice
+the rate makes the wide ones diverge: a result too. Costs about ten minutes on two CPU cores where `sizes` has been run.
 """
 
 from harness.config import SCALES, Trial, base, grid

@@ -100,8 +100,8 @@ def efficient(frame: pd.DataFrame) -> Finding | None:
     more = f" and {len(ahead) - pairs.MOST} more" if len(ahead) > pairs.MOST else ""
     first = sum(gap.end < 0 for gap in gaps)
     detail = (
-        f"Ahead: {told}{more}. In {len(behind)} pairs the smaller model keeps a lead that ten times the compute would "
-        f"not close; {undecided} are undecided: the lead shrinks, or is within seed noise."
+        f"Ahead: {told}{more}. In {len(behind)} pair{'s' * (len(behind) != 1)} the smaller model keeps a lead that ten "
+        f"times the compute would not close; {undecided} are undecided: the lead shrinks, or is within seed noise."
         " Evaluations of one run: at equal compute the small model is at its end and the large one early in its run."
         f" {evidence.noise} {evidence.about}"
     ).strip()

@@ -37,6 +37,7 @@ def learning_rate(frame: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         panel.set(xlabel="Learning rate", ylabel=words.metric_name(frame, "fid"))
         style.log_axis(panel.xaxis, lambda value: f"{value:.3g}")
+        panel.set_xticks(sorted(frame[RATE].dropna().unique()))
         style.log_axis(panel.yaxis)
         low, high = panel.get_xlim()
         panel.set_xlim(low, high * (high / low) ** 0.15)

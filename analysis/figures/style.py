@@ -22,7 +22,7 @@ from analysis.words import plain, short
 from harness.config import SCALES
 
 INK, MUTED, FAINT, PAPER = "#1d2530", "#68717d", "#d9dde2", "#9aa3ad"
-LETTERS = 15.5  # of a subtitle in an inch
+LETTERS = 17.5  # of a subtitle in an inch
 MOST_LABELS = 40  # points of one panel that still get a label each
 MARKERS = {1: "^", 2: "o", 4: "D", 8: "s", 16: "X"}
 Label = tuple[float, float, str, str]  # x, y, text, colour
