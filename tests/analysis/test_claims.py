@@ -191,3 +191,22 @@ def test_the_table_has_a_row_a_claim(study):
 def test_seeds_of_one_cell_are_one_model():
     frame = frame_of(study_trials((0, 1)), noise=0.01)
     assert "over 12 models" in next(claim.statistic for claim in claims.judge(frame) if claim.letter == "d")
+
+
+def test_resamples_of_two_models_are_left_out_of_every_interval():
+    """A line fits any two points, so that they would say nothing of the claim."""
+    seen = []
+    evidence.bootstrap(lambda drawn: seen.append(drawn) or drawn[:, 0], 5)
+    assert len(seen[0]) < 10_000 and ((seen[0] > 0).sum(1) >= 3).all()
+
+
+@pytest.mark.parametrize(
+    ("gap", "verdict"), [(0.1, evidence.HOLDS), (0.2, evidence.TOO_LITTLE), (0.5, evidence.DOES_NOT_HOLD)]
+)
+def test_an_exception_is_excused_only_within_the_margin_of_one_comparison(gap, verdict):
+    """Between that (0.16) and the margin of all of them (0.33) it counts for neither side."""
+    pairs, noise = claims.scaling.pairs, evidence.Noise(0.05, 9)
+    told = [[-1.0, -1.0, -1.0]] * 8 + [[-1.0, -1.0, gap]]
+    stages = [tuple(pairs.Stage(n, value, (1, 1)) for n, value in enumerate(gaps)) for gaps in told]
+    found = pairs.judged([pairs.Pair("a", "b", each) for each in stages], evidence.Evidence(None, noise, ""), "b leads")
+    assert found.verdict == verdict
