@@ -49,7 +49,7 @@ def launch(
     ends it.
     """
     known = store.runs(t.id for t in trials)
-    digests = {t.data.dataset: bench(t, place).real.digest for t in trials if t.id in known}
+    digests = {name: bench(t, place).real.digest for name, t in {t.data.dataset: t for t in trials}.items()}
     for t in (t for t in trials if t.id in known):
         _same_data(t, known[t.id], digests[t.data.dataset])
     todo, called = [t for t in trials if t.id not in known or not known[t.id].over], names(trials)
@@ -59,7 +59,6 @@ def launch(
     parent = store.parent(sweep, [t.id for t in trials])
     if not todo:
         return Outcome(parent, [], {}, diverged)
-    digests |= {t.data.dataset: bench(t, place).real.digest for t in todo}
     weights = store.trained((t.training_id for t in todo), digests.values())
     trains = trainers(todo, weights)
     todo.sort(key=lambda t: _work(t, trains), reverse=True)  # the longest first: none is left alone at the end

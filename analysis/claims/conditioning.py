@@ -63,8 +63,8 @@ def overhead(frame: pd.DataFrame) -> Finding | None:
 def _diverged(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """`rows` and those of diverged runs that differ from them in the type and the seed alone."""
     own = [name for name in frames.settings() if name in frame and name not in (KIND, *frames.APART)]
-    alike = frame[own].astype(str).agg("|".join, axis=1).isin(rows[own].astype(str).agg("|".join, axis=1).unique())
-    return pd.concat([rows, frame[alike & (frame["status"] == "DIVERGED")]])
+    lost = frame[frame["status"] == "DIVERGED"].merge(rows[own].drop_duplicates(), on=own)
+    return pd.concat([rows, lost]) if len(lost) else rows
 
 
 def _typed(cells: pd.DataFrame) -> pd.DataFrame:
