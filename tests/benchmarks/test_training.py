@@ -28,6 +28,7 @@ SHAPES = (  # of matmuls (M, K) x (K, N)
     (16384, 384, 1536),
     (4096, 208, 832),
 )
+MATMULS = ("aten::mm", "aten::addmm", "aten::bmm")  # linear layers and their gradients, and attention
 each_case = pytest.mark.parametrize(("size", "patch", "batch", "count"), CASES.values(), ids=CASES)
 
 
@@ -77,6 +78,23 @@ def test_training_share_of_peak(size, patch, batch, count, images, record):
         rates[best], rounds=ROUNDS, threads=count,
         note=f"{_word(cell)}, best at {'x'.join(map(str, best))}; an operation is half a multiply-add",
     )  # fmt: skip
+
+
+@each_case
+def test_training_time_in_matmuls(size, patch, batch, count, images, record):
+    """How much of a step is matmuls, which torch's library does: what is left is the most that a rewrite could save."""
+    cell = trial(size, patch, train__batch=batch, train__images=LONG)
+    with threads(count):
+        step = training(cell, images)
+        for _ in range(3):
+            step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            for _ in range(5):
+                step()
+    taken = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    share = sum(taken[name] for name in MATMULS) / sum(taken.values())
+    most = f"{_word(cell)}; with all else free a step would be {1 / share:.2f}x as fast"
+    record(f"DiT-{size}/{patch}, batch {batch}", "share", share, rounds=1, threads=count, note=most)
 
 
 def _product(shape, dtype):
