@@ -73,7 +73,8 @@ def efficient(frame: pd.DataFrame) -> Finding | None:
 
     Between evaluations FID is read off straight lines in log-log axes. A smaller model that is ahead there counts
     against the claim only where its lead would not be gone within ten times the compute at the rate it shrinks, by more
-    than the seed noise of both ends of that line: the claim is about what happens eventually.
+    than the seed noise of both ends of that line: the claim is about what happens eventually. Such a line multiplies
+    that noise, so where no noise is known none counts against.
     """
     evidence = gather(frame)
     if not evidence:
@@ -95,19 +96,21 @@ def efficient(frame: pd.DataFrame) -> Finding | None:
     undecided = len(gaps) - len(ahead) - len(behind)
     decided = len(ahead) + len(behind)
     low, high = share(len(ahead), decided) if decided else (0.0, 1.0)
+    bounds = f"{low:.0%} to {high:.0%} of {decided} decided pairs (sign test)" if decided else "no pair is decided"
     verdict = HOLDS if low > 0.5 else DOES_NOT_HOLD if high < 0.5 else TOO_LITTLE
     told = ", ".join(f"{gap.large} over {gap.small}" for gap in ahead[: pairs.MOST]) or "none"
     more = f" and {len(ahead) - pairs.MOST} more" if len(ahead) > pairs.MOST else ""
     first = sum(gap.end < 0 for gap in gaps)
+    unsure = "is within seed noise" if evidence.noise.known else "may, for all that is known of its noise"
     detail = (
         f"Ahead: {told}{more}. In {len(behind)} pair{'s' * (len(behind) != 1)} the smaller model keeps a lead that ten "
-        f"times the compute would not close; {undecided} are undecided: the lead shrinks, or is within seed noise."
+        f"times the compute would not close; {undecided} are undecided: the lead shrinks, or {unsure}."
         " Evaluations of one run: at equal compute the small model is at its end and the large one early in its run."
         f" {evidence.noise} {evidence.about}"
     ).strip()
     return Finding(
         f"the larger is ahead in {first} of {len(gaps)} neighbouring pairs at the largest compute both reach",
-        f"{low:.0%} to {high:.0%} of {decided} decided pairs (sign test)", verdict, detail,
+        bounds, verdict, detail,
     )  # fmt: skip
 
 
@@ -120,20 +123,21 @@ class Lead:
     start: float  # at the least of that compute
     end: float  # at the most of it
     span: float  # between them, ln compute
-    margin: float  # what one of these may be by chance; NaN where that is not known, and then every difference counts
+    margin: float  # what one of these may be by chance; NaN where that is not known
 
     @property
     def ahead(self) -> bool:
+        """Measured, and so told without noise too, as in every comparison of two models."""
         return self.end < 0 and not -self.end <= self.margin
 
     @property
     def behind(self) -> bool:
         """Now, and after ten times the compute on a straight line through both ends, each as uncertain as the other."""
-        if self.end <= 0 or self.end <= self.margin or self.span <= 0:
+        if np.isnan(self.margin) or self.end <= max(self.margin, 0) or self.span <= 0:
             return False
         further = AHEAD / self.span
         later = (1 + further) * self.end - further * self.start
-        return later > 0 and not later <= self.margin * np.hypot(1 + further, further)
+        return later > self.margin * np.hypot(1 + further, further)
 
 
 def _gap(small: tuple[pd.Series, pd.Series], large: tuple[pd.Series, pd.Series]) -> tuple[float, float, float]:

@@ -16,6 +16,11 @@ def typed(noise=0.02):
     return frame_of(grid(RECIPE, {"model.conditioning": KINDS, "seed": (0, 1, 2)}), noise=noise)
 
 
+def repeated():
+    """The study's twelve models from three seeds, so that their noise is known."""
+    return frame_of(study_trials((0, 1, 2)), noise=0.001)
+
+
 def verdicts(frame):
     return {claim.letter: claim.verdict for claim in claims.judge(frame)}
 
@@ -62,7 +67,7 @@ def made(study, stepped):
         "b": (study, upended(study, "model.width"), study[study["model.width"] <= 128]),
         "c": (study, upended(study, "model.patch"), study[study["model.width"] <= 128]),
         "d": (study, rescaled(study, lambda rows: 1 / rows["fid"] ** 2), few(study, 4)),
-        "e": (sooner(study), study, sooner(study[study["model.width"] <= 128])),
+        "e": (sooner(study), repeated(), sooner(study[study["model.width"] <= 128])),
         "f": (stepped, steps_matter(stepped), stepped[stepped["model.width"] <= 96]),
         "g": (costly(kinds, 1.16), costly(kinds, 1.4), kinds[zero]),
     }
@@ -146,12 +151,17 @@ def test_a_few_seeds_excuse_no_exception(seeded):
     assert verdicts(frame[(frame["seed"] == 0) | (cell & (frame["seed"] == 1))])["b"] == evidence.TOO_LITTLE
 
 
+def test_what_would_happen_later_is_not_told_of_runs_whose_noise_is_not_known(study):
+    assert verdicts(repeated())["e"] == evidence.DOES_NOT_HOLD and verdicts(study)["e"] == evidence.TOO_LITTLE
+
+
 def test_a_lead_is_only_one_that_lasts_by_more_than_seeds_make():
     """A straight line through both ends, each known to the margin, ten times the compute further."""
     lead = lambda start, end, margin: claims.scaling.Lead("s", "l", start, end, np.log(10), margin)  # noqa: E731
     assert lead(0.5, 0.4, 0.01).behind and not lead(0.9, 0.4, 0.01).behind  # it would be gone
     assert not lead(0.5, 0.4, 0.2).behind  # 0.3 after ten times the compute, to 0.2 x root 5
-    assert lead(0.5, 0.4, np.nan).behind and lead(0.5, -0.1, 0.05).ahead and not lead(0.5, -0.1, 0.2).ahead
+    assert lead(0.5, -0.1, 0.05).ahead and not lead(0.5, -0.1, 0.2).ahead
+    assert lead(0.5, -0.1, np.nan).ahead and not lead(0.9, 0.9, np.nan).behind  # without noise nothing is foretold
 
 
 def test_a_type_that_diverged_is_told():
