@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.config import ConfigError
-from harness.data import first_line, normalise, to_uint8
+from harness.config import ConfigError, first_line
+from harness.data import normalise, to_uint8
 
 BATCH = {"cpu": 8, "cuda": 32}  # images at once: at 256x256 a convolution's output takes 34 MB an image
 

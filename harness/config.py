@@ -41,6 +41,11 @@ class ConfigError(ValueError):
     """A setting that cannot be: the message names the field, the value and what is allowed."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of what a library says is wrong, as part of a message of one line; the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from harness.config import ConfigError, choose
+from harness.config import ConfigError, choose, first_line
 
 SPLITS = ("train", "test")
 AGAIN = "delete it and run again, and it will be made anew"
@@ -388,10 +388,6 @@ def _no_latents(folder: Path) -> dict[str, Images]:
         f"imagenet-256-latents: {folder / 'imagenet-256-latents' / MANIFEST} does not exist; planning needs no data, "
         "training does: make latents NAME=imagenet-256-latents SOURCE=imagenet AUTOENCODER=stabilityai/sd-vae-ft-mse"
     )
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 DATASETS: dict[str, Dataset] = {

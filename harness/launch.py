@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness import hardware, tracking
-from harness.config import ConfigError, Trial, flatten, make, names
+from harness.config import ConfigError, Trial, first_line, flatten, make, names
 from harness.cost import work
 from harness.tracking import Store
 from harness.train import Diverged
@@ -110,7 +110,7 @@ def _keep(store: Store, run_id: str, status: str, reason: str = "", diverged: bo
     try:
         store.set(run_id, status, reason, diverged)
     except Exception as error:
-        return f"MLflow did not take its state: {str(error).strip().splitlines()[0]}"
+        return f"MLflow did not take its state: {first_line(error)}"
     return ""
 
 

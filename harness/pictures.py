@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from harness.config import ConfigError
-from harness.data import first_line, whole
+from harness.config import ConfigError, first_line
+from harness.data import whole
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 AHEAD = 256  # images that threads may read before they are asked for

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from harness import autoencoder
 from harness.autoencoder import Autoencoder
-from harness.config import ConfigError
-from harness.data import DIGEST_KEY, MANIFEST, SPLITS, Dataset, Images, first_line, whole
+from harness.config import ConfigError, first_line
+from harness.data import DIGEST_KEY, MANIFEST, SPLITS, Dataset, Images, whole
 from harness.pictures import Picture, from_png
 
 REFERENCE = "reference"  # beside train and test: the training images as pictures

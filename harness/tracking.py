@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness import ledger, record
-from harness.config import ConfigError, Trial, flatten, make
+from harness.config import ConfigError, Trial, first_line, flatten, make
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +114,7 @@ class Store:
             client = _client(self.uri)
             client.search_experiments(max_results=1)  # the first call makes or migrates the tables
         except Exception as error:
-            raise ConfigError(f"MLFLOW_TRACKING_URI: '{self.uri}' cannot be used: {_first_line(error)}") from None
+            raise ConfigError(f"MLFLOW_TRACKING_URI: '{self.uri}' cannot be used: {first_line(error)}") from None
         return client
 
     def experiment(self, sweep: str) -> str:
@@ -320,7 +320,3 @@ def _answer(uri: str) -> None:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"MLFLOW_TRACKING_URI: no server answers at '{uri}' ({reason}); allowed: a reachable "
                           "http(s) address, or unset for a local file") from None  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

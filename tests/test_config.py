@@ -227,6 +227,14 @@ def test_paper_scale_is_the_paper_s_recipe():
     assert cell.evaluate.extractor == "inception"
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(OSError(" no space\nleft "), "no space"), (RuntimeError(), "RuntimeError"), (OSError(" "), "OSError")],
+)
+def test_what_a_library_says_is_one_line_even_where_it_says_nothing(error, told):
+    assert config.first_line(error) == told
+
+
 def test_config_needs_no_heavy_library():
     """A sweep of thousands of cells expands in a moment, also where torch takes ten seconds to import."""
     code = "import sys, harness.config; print([m for m in ('torch', 'ray', 'mlflow', 'numpy') if m in sys.modules])"

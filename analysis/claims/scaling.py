@@ -133,7 +133,7 @@ class Lead:
     @property
     def behind(self) -> bool:
         """Now, and after ten times the compute on a straight line through both ends, each as uncertain as the other."""
-        if np.isnan(self.margin) or self.end <= max(self.margin, 0) or self.span <= 0:
+        if np.isnan(self.margin) or self.end <= self.margin or self.span <= 0:
             return False
         further = AHEAD / self.span
         later = (1 + further) * self.end - further * self.start

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from torch import Tensor
 
 from harness import autoencoder, diffusion
-from harness.config import ConfigError, Diffusion, choose
+from harness.config import ConfigError, Diffusion, choose, first_line
 
 from . import names, pipeline
 from .identity import identity
@@ -82,7 +82,7 @@ def load_diffusers(folder: Path | str) -> Network:
         scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
         bounded = pipeline.of_pixels(AutoencoderKL.load_config(folder / "vae"))
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ConfigError(f"{folder}: not a folder of DiTPipeline ({str(error).strip().splitlines()[0]})") from None
+        raise ConfigError(f"{folder}: not a folder of DiTPipeline ({first_line(error)})") from None
     wrong = [*report["missing_keys"], *report["unexpected_keys"]]
     if wrong:
         raise ConfigError(f"{folder}: the weights in transformer/ are not those of its config ('{wrong[0]}')")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness import checkpoint
-from harness.config import SIZES, ConfigError
+from harness.config import SIZES, ConfigError, first_line
 from harness.models.layers import positions
 
 from . import names
@@ -89,7 +89,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # their training keeps its options in the file
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path}: cannot be read as a checkpoint ({str(error).strip().splitlines()[0]})") from None
+        raise ConfigError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from None
     state = next((saved[key] for key in ("ema", "model") if key in saved), saved)
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 

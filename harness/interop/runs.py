@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from harness import data
-from harness.config import ConfigError, Trial, choose
+from harness.config import ConfigError, Trial, choose, first_line
 
 from .diffusers import save_diffusers
 from .network import Network
@@ -27,7 +27,7 @@ def load_run(folder: Path | str, data_folder: Path | str = "data") -> Network:
         trial = Trial.model_validate_json((folder / "config.json").read_text())
         weights = load_file(folder / "ema.safetensors")
     except (OSError, ValidationError, SafetensorError) as error:
-        raise ConfigError(f"{folder}: not the weights of a run ({data.first_line(error)})") from None
+        raise ConfigError(f"{folder}: not the weights of a run ({first_line(error)})") from None
     name = trial.data.dataset
     data.discover(name, data_folder)
     seen, coder = data.lookup(name), Path(data_folder) / name / "autoencoder"
