@@ -7,11 +7,14 @@ import difflib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import ConfigError
+from harness.naming import choose
 
 # name: (depth, width, heads). S to XL are Table 1 of the paper (arXiv 2212.09748). The ladder below them is
 # for a CPU; its names say depth x width, and its heads have 40 to 64 channels each (the paper's: 64 and 72).
@@ -34,18 +37,6 @@ SIZES: dict[str, tuple[int, int, int]] = {
 ADDED_LATER: dict[str, Any] = {}
 
 
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be: the message names the field, the value and what is allowed."""
-
-
-def first_line(error: BaseException) -> str:
-    """Of what a library says is wrong, as part of a message of one line; the error's type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
 
@@ -56,7 +47,7 @@ class Model(_Settings):
     Image side, channels and classes come from the data.
     """
 
-    backbone: str = "dit"  # a name in `harness.models.BACKBONES`
+    backbone: str = "dit"  # a name in `harness.models.registry.BACKBONES`
     depth: int = Field(gt=0)  # number of transformer blocks
     width: int = Field(gt=0)  # channels of a token
     heads: int = Field(gt=0)
@@ -88,7 +79,7 @@ class Model(_Settings):
 
 
 class Data(_Settings):
-    dataset: str = "fashion-mnist"  # a name in `harness.data.DATASETS`, or of latents in the data folder
+    dataset: str = "fashion-mnist"  # a name in `harness.data.registry.DATASETS`, or of latents in the data folder
     images: int = Field(0, ge=0)  # train on the first this many images; 0 means all of them
     flip: bool = True  # random horizontal flips, the paper's only augmentation
 
@@ -96,7 +87,7 @@ class Data(_Settings):
 class Diffusion(_Settings):
     """The noise schedule (paper section 4; DDPM, arXiv 2006.11239)."""
 
-    schedule: str = "linear"  # a name in `harness.diffusion.SCHEDULES`
+    schedule: str = "linear"  # a name in `harness.diffusion.process.SCHEDULES`
     timesteps: int = Field(1000, gt=1)
 
 
@@ -126,11 +117,11 @@ class Evaluate(_Settings):
     points: int = Field(3, gt=0)  # evaluations in a run: at images/2^(points-1), ..., images/2, images
     samples: int = Field(50_000, gt=3)  # generated images of each evaluation; precision looks at three neighbours
     reference: int = Field(50_000, gt=3)  # real training images on the other side of the distance
-    sampler: str = "ddpm"  # a name in `harness.diffusion.SAMPLERS`
+    sampler: str = "ddpm"  # a name in `harness.diffusion.samplers.registry.SAMPLERS`
     steps: int = Field(250, gt=0)  # sampling steps, respaced from the training timesteps
     guidance: float = Field(1.0, ge=0)  # classifier-free guidance scale; 1 is none
     guidance_channels: int = Field(0, ge=0)  # guide the first this many channels (the paper: 3); 0 means all
-    extractor: str = "lite0"  # a name in `harness.extractors.EXTRACTORS`
+    extractor: str = "lite0"  # a name in `harness.metrics.extractors.registry.EXTRACTORS`
     val_images: int = Field(2_000, gt=0)  # held-out images for val_loss
 
 
@@ -358,13 +349,6 @@ def base(scale: str, size: str | None = None, patch: int = 4) -> dict[str, Any]:
 def lookup_scale(scale: str) -> Scale:
     """Raises ConfigError for an unknown scale."""
     return choose("scale", scale, SCALES)
-
-
-def choose(field: str, name: str, known: Mapping[str, T]) -> T:
-    """The entry of a registry that a field names. Raises ConfigError listing what the registry holds."""
-    if name not in known:
-        raise ConfigError(f"{field}: unknown {field.split('.')[-1]} '{name}'; allowed: {', '.join(known)}")
-    return known[name]
 
 
 def _listed(values: Iterable[Any], most: int = 24) -> str:

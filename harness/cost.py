@@ -11,8 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config import Model, Trial
-from harness.data import lookup
-from harness.models import build
+from harness.data.registry import lookup
+from harness.models.registry import build
 
 
 @dataclass(frozen=True)

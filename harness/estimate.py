@@ -12,11 +12,14 @@ from pathlib import Path
 
 import torch
 
-from harness import data, hardware
+from harness import hardware
 from harness.config import Trial, base, make
 from harness.cost import cost, work
-from harness.models import build
-from harness.train import State, steps
+from harness.data import registry as datasets
+from harness.data.base import Images
+from harness.models.registry import build
+from harness.training.loop import steps
+from harness.training.state import State
 
 PROBES = ("2x80", "4x208")  # at patch 4: far enough apart to tell the fixed cost of an image from that of its Gflops
 METRIC_SECONDS = 9.0  # of an evaluation that do not depend on the model: extraction and distances at 1,000 samples
@@ -63,10 +66,10 @@ def measure(cache: Path) -> Speed:
 def _seconds_an_image(size: str, device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Best of several training steps of a probe: seconds an image, and its Gflops."""
     trial = make(base("cpu", size, 4))
-    dataset = data.lookup(trial.data.dataset)
+    dataset = datasets.lookup(trial.data.dataset)
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (256, *dataset.shape), dtype=torch.uint8, generator=rng).to(device)
-    noise = data.Images(pixels, torch.zeros(256, dtype=torch.long, device=device), "")
+    noise = Images(pixels, torch.zeros(256, dtype=torch.long, device=device), "")
     state = State(build(trial.model, dataset.channels, dataset.side, dataset.classes), trial, device, dtype)
     best, started = float("inf"), time.perf_counter()
     for n, step in enumerate(steps(state, trial, noise, dataset.classes)):

@@ -13,13 +13,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness import checkpoint, data, diffusion, extractors, hardware, record
-from harness.bench import SPLIT, Bench
-from harness.config import ConfigError, Trial, choose
+from harness import hardware, record
+from harness.config import Trial
 from harness.cost import cost, work
-from harness.models import build
-from harness.tracking import Sink
-from harness.train import State, Step, check_finite, steps
+from harness.data import registry as datasets
+from harness.data.base import Dataset
+from harness.diffusion.process import SCHEDULES
+from harness.diffusion.samplers.registry import SAMPLERS
+from harness.errors import ConfigError
+from harness.metrics.extractors import registry as extractors
+from harness.metrics.reference import SPLIT, Bench
+from harness.models.registry import build
+from harness.naming import choose
+from harness.tracking.sinks import Sink
+from harness.training import checkpoint
+from harness.training.loop import Step, check_finite, steps
+from harness.training.state import State
 
 LOGS = 64  # times a run logs its training loss
 CHECKPOINT_SECONDS = 60
@@ -43,10 +52,10 @@ class Place:
 def check(trial: Trial) -> None:
     """Everything of a trial that can be wrong before data are read. Raises ConfigError, one line."""
     cost(trial)
-    choose("diffusion.schedule", trial.diffusion.schedule, diffusion.SCHEDULES)
-    choose("evaluate.sampler", trial.evaluate.sampler, diffusion.SAMPLERS)
+    choose("diffusion.schedule", trial.diffusion.schedule, SCHEDULES)
+    choose("evaluate.sampler", trial.evaluate.sampler, SAMPLERS)
     extractors.lookup(trial.evaluate.extractor)
-    guided, channels = trial.evaluate.guidance_channels, data.lookup(trial.data.dataset).channels
+    guided, channels = trial.evaluate.guidance_channels, datasets.lookup(trial.data.dataset).channels
     if guided > channels:
         raise ConfigError(
             f"evaluate.guidance_channels: {guided} are more than the {channels} of '{trial.data.dataset}'; allowed: 0 "
@@ -73,8 +82,8 @@ def facts(trial: Trial, digest: str, device: str) -> dict[str, Any]:
 def bench(trial: Trial, place: Place) -> Bench:
     """What the trial is measured against. Raises ConfigError if the data cannot be had."""
     name = trial.data.dataset
-    real = data.reference(name, trial.evaluate.reference, place.data)
-    held_out = data.load(name, "test", place.data)
+    real = datasets.reference(name, trial.evaluate.reference, place.data)
+    held_out = datasets.load(name, "test", place.data)
     return Bench(trial, real, held_out, place.data, place.cache)
 
 
@@ -95,7 +104,7 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
         state.load_state_dict(saved["state"])
         clock.trained = saved["trained"]
 
-    images = data.load(trial.data.dataset, "train", place.data).first(trial.data.images, device)
+    images = datasets.load(trial.data.dataset, "train", place.data).first(trial.data.images, device)
     every = -(-trial.train.steps // LOGS)
     compiled = hardware.compile_pays(priced.train_gflops(trial.train.images), device)
 
@@ -145,14 +154,15 @@ class Judge:
         torch.set_float32_matmul_precision("high")
         self.trial, self.sink, self.device = trial, sink, device
         self.against = bench(trial, place)  # which makes a dataset of latents known
-        self.dataset, self.priced = data.lookup(trial.data.dataset), cost(trial)
+        self.dataset, self.priced = datasets.lookup(trial.data.dataset), cost(trial)
         self.against.prepare(device)
         self.dtype = hardware.arithmetic(trial.train.precision, device)
         self.net = build(trial.model, *_shape(self.dataset), seed=None).to(device, self.dtype).eval()
 
     def measure(self, weights: dict[str, Tensor], images: int) -> dict[str, float]:
         """Evaluate and log; `weights` is the EMA by parameter name after `images` seen."""
-        from harness.evaluate import Subject, evaluate  # takes seconds, which the first step need not wait for
+        from harness.metrics.base import Subject
+        from harness.metrics.registry import evaluate  # takes seconds, which the first step need not wait for
 
         self.net.load_state_dict(weights)
         started = time.perf_counter()
@@ -225,5 +235,5 @@ def send_weights(sink: Sink, weights: dict[str, Tensor], trial: Trial) -> None:
             sink.file(file, record.WEIGHTS)
 
 
-def _shape(dataset: data.Dataset) -> tuple[int, int, int]:
+def _shape(dataset: Dataset) -> tuple[int, int, int]:
     return dataset.channels, dataset.side, dataset.classes

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 import sweeps
-from harness.config import ConfigError, Trial, lookup_scale, override
+from harness.config import Trial, lookup_scale, override
 from harness.config import names as display_names
+from harness.errors import ConfigError
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, and either under Windows
 SHOWN = 200  # trials a plan's table shows; its JSON has all
@@ -58,7 +59,7 @@ def members(sweep: str) -> tuple[str, ...]:
 
 def checked(cells: list[Trial], data: Path) -> list[Trial]:
     """The cells, all of which can be built. Raises ConfigError for the first that cannot."""
-    from harness.data import discover
+    from harness.data.registry import discover
     from harness.trial import check
 
     for name in {cell.data.dataset for cell in cells}:
@@ -115,7 +116,7 @@ def plan(
     cells = checked(expand(sweep, scale, settings, extractor), data)
     from harness import estimate, hardware
     from harness.cost import cost
-    from harness.launch import trainers
+    from harness.launch.tune import trainers
 
     speed, device = estimate.measure(out / "cache"), hardware.device()
     known, called = statuses(cells, out), display_names(cells)
@@ -141,7 +142,7 @@ def plan(
 
 
 def show_plan(sweep: str, rows: list[dict], at_once: int) -> None:
-    from harness.view import clock
+    from harness.progress import clock
 
     table = Table(box=None, padding=(0, 1), title=f"{sweep}: {len(rows)} trials", title_justify="left")
     table.add_column("trial", no_wrap=True)
@@ -192,11 +193,11 @@ def run(
 
 def train(parts: dict[str, list[Trial]], out: Path, data: Path, console: Console) -> list[bool]:
     """Launch sweeps one after another on one cluster, each with its report; for each, whether no trial failed."""
-    from harness.cluster import cluster, only_driver
+    from harness.launch.cluster import cluster, only_driver
 
     with cluster() as device_of:
-        from harness.launch import launch  # takes seconds, in which the cluster starts
-        from harness.tracking import Store, default_uri
+        from harness.launch.tune import launch  # takes seconds, in which the cluster starts
+        from harness.tracking.store import Store, default_uri
         from harness.trial import Place
 
         for cells in parts.values():
@@ -223,7 +224,7 @@ def say_study(anew: bool, out: Path, console: Console) -> None:
     page = page_of("study", out)
     if anew or not page.exists():
         from analysis import report
-        from harness.tracking import default_uri
+        from harness.tracking.store import default_uri
 
         page = report.write_study(default_uri(out.resolve()), out)
     console.print(f"all sweeps: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
@@ -286,7 +287,7 @@ def status(
 @plain_errors
 def links(address: Annotated[str, typer.Argument(help="of the MLflow UI")], out: Out = Path("runs")) -> None:
     """Where in the MLflow UI each sweep's charts are: its own front page is about language models."""
-    from harness.tracking import Store, default_uri
+    from harness.tracking.store import Store, default_uri
 
     for name, experiment in sorted(Store(default_uri(out), out).experiments().items()):
         page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
@@ -313,7 +314,7 @@ def export(
 
 def fetched(run: str, out: Path, scratch: Path) -> Path:
     """The weights of a finished run, in a folder inside `scratch`. Raises ConfigError if there is no such run."""
-    from harness import tracking
+    from harness.tracking import store as tracking
 
     store = store_there(out)
     if store is None:
@@ -345,7 +346,7 @@ def store_there(out: Path) -> Any:
     """The tracking store, or None where there is none yet: none is made just to look."""
     if not (os.environ.get("MLFLOW_TRACKING_URI") or (out / "mlflow.db").exists()):
         return None
-    from harness.tracking import Store, default_uri
+    from harness.tracking.store import Store, default_uri
 
     return Store(default_uri(out), out)
 
@@ -356,7 +357,7 @@ def workers(device: str) -> int:
         import torch
 
         return torch.cuda.device_count()
-    from harness.cluster import cpus
+    from harness.launch.cluster import cpus
 
     return cpus()
 

@@ -6,8 +6,12 @@ import torch
 import torch_fidelity
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from harness import data, extractors
 from harness.config import Trial, make
+from harness.data import registry as datasets
+from harness.data.base import SPLITS, Dataset
+from harness.data.registry import DATASETS
+from harness.metrics.extractors.base import SPATIAL, Extractor
+from harness.metrics.extractors.registry import EXTRACTORS
 from harness.trial import Place
 
 torch.set_num_threads(1)  # these tensors are too small to share, and a busy machine makes sharing dear
@@ -39,7 +43,7 @@ class Pooled(torch_fidelity.FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list():
-        return "4", "logits", extractors.SPATIAL
+        return "4", "logits", SPATIAL
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric):
@@ -52,7 +56,7 @@ class Pooled(torch_fidelity.FeatureExtractorBase):
     def forward(self, images):
         grey = images.float().mean(1, keepdim=True) / 64
         means, places = (torch.nn.functional.adaptive_avg_pool2d(grey, side).flatten(1) for side in (2, 4))
-        return tuple({"4": means, "logits": means, extractors.SPATIAL: places}[name] for name in self.features_list)
+        return tuple({"4": means, "logits": means, SPATIAL: places}[name] for name in self.features_list)
 
 
 def _register() -> str:
@@ -64,19 +68,19 @@ def _register() -> str:
 @pytest.fixture
 def tiny(monkeypatch):
     """`tiny(train__lr=1e-2)` is a small trial on the dataset 'tiny': 1x16x16, three classes, 60 and 20 images."""
-    entry = data.Dataset(
+    entry = Dataset(
         name="tiny", channels=1, side=16, classes=3, bounded=True, class_names=(), digest="",
-        decode=lambda folder: {split: pictures(seed, COUNTS[split]) for seed, split in enumerate(data.SPLITS)},
+        decode=lambda folder: {split: pictures(seed, COUNTS[split]) for seed, split in enumerate(SPLITS)},
     )  # fmt: skip
-    monkeypatch.setitem(data.DATASETS, "tiny", entry)
-    monkeypatch.setitem(extractors.EXTRACTORS, "tiny", extractors.Extractor(_register, lambda folder: None))
-    data._splits.cache_clear()
+    monkeypatch.setitem(DATASETS, "tiny", entry)
+    monkeypatch.setitem(EXTRACTORS, "tiny", Extractor(_register, lambda folder: None))
+    datasets._splits.cache_clear()
 
     def trial(**changes) -> Trial:
         return make(FIELDS | {name.replace("__", "."): value for name, value in changes.items()})
 
     yield trial
-    data._splits.cache_clear()
+    datasets._splits.cache_clear()
 
 
 @pytest.fixture

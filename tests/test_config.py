@@ -8,20 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from harness import config
-from harness.config import (
-    SCALES,
-    SIZES,
-    ConfigError,
-    Train,
-    Trial,
-    base,
-    change,
-    flatten,
-    grid,
-    make,
-    names,
-    override,
-)
+from harness.config import SCALES, SIZES, Train, Trial, base, change, flatten, grid, make, names, override
+from harness.errors import ConfigError
 
 GOLDEN = {  # ids that runs made by earlier versions carry: a change here orphans them
     "default S/4": ("58d5a53b431d", {"model.size": "S", "model.patch": 4}),

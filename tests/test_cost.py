@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import data
-from harness.config import SIZES, ConfigError, make
+from harness.config import SIZES, make
 from harness.cost import cost, work
-from harness.models import build
+from harness.data.registry import DATASETS
+from harness.errors import ConfigError
 from harness.models.conditioning import CONDITIONING
+from harness.models.registry import build
 
 ROOT = Path(__file__).parents[1]
 TABLE = list(csv.DictReader((ROOT / "analysis" / "published" / "dit_models.csv").open()))
@@ -128,7 +129,7 @@ def test_work_is_training_and_sampling():
     assert work(guided) == pytest.approx(3 * g * 1024 + 3 * 10 * 5 * g * 2)
 
 
-@pytest.mark.parametrize("dataset", data.DATASETS)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_every_dataset_can_be_priced(dataset):
     assert cost(trial("S", 4, dataset=dataset)).gflops > 0.3
 

@@ -14,9 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 import analysis.report
-from harness import cluster, estimate, hardware, launch, tracking, trial
+from harness import estimate, hardware, trial
 from harness.config import SCALES, base, make, names
 from harness.cost import cost
+from harness.launch import cluster
+from harness.launch import tune as launch
+from harness.launch.tune import Outcome, trainers
+from harness.tracking import store as tracking
+from harness.tracking.store import Run
 from sweeps import __main__ as door
 
 ROOT = Path(__file__).parents[1]
@@ -300,7 +305,7 @@ def test_sweeps_share_cells_with_sizes(name, scale):
 def test_sweeps_of_evaluations_train_nothing_that_sizes_trained(name, scale):
     ours, sizes = (importlib.import_module(f"sweeps.{sweep}").trials(scale) for sweep in (name, "sizes"))
     assert {t.training_id for t in ours} <= {t.training_id for t in sizes}
-    assert launch.trainers(ours, {t.training_id for t in sizes}) == set()
+    assert trainers(ours, {t.training_id for t in sizes}) == set()
 
 
 def test_a_sweep_of_sweeps_runs_each_and_fails_if_one_does(out, monkeypatch):
@@ -308,7 +313,7 @@ def test_a_sweep_of_sweeps_runs_each_and_fails_if_one_does(out, monkeypatch):
 
     def launched(cells, sweep, *_):
         ran.append(sweep)
-        return launch.Outcome("parent", [], {"a": "no"} if sweep == "conditioning" else {})
+        return Outcome("parent", [], {"a": "no"} if sweep == "conditioning" else {})
 
     monkeypatch.setattr(tracking, "Store", NoStore)
     monkeypatch.setattr(launch, "launch", launched)
@@ -350,7 +355,7 @@ def test_a_plan_says_what_will_only_be_measured(out, monkeypatch):
 def test_the_end_of_a_run_is_a_summary_and_an_exit_code(
     out, storeless, monkeypatch, finished, failed, diverged, code, words
 ):
-    monkeypatch.setattr(launch, "launch", lambda *_: launch.Outcome("parent", finished, failed, diverged))
+    monkeypatch.setattr(launch, "launch", lambda *_: Outcome("parent", finished, failed, diverged))
     monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
     done = call(out, "run", "smoke")
     assert done.exit_code == code
@@ -404,9 +409,9 @@ def test_a_finished_sweep_is_found_without_importing_what_trains(out):
 def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatch, state, last, shown, page, whole):
     cells = door.expand("smoke", "smoke", "", "")[:2]
     names = dict(zip("ab", (cell.id for cell in cells), strict=True))
-    runs = {names["a"]: tracking.Run("1", "FINISHED", ""), names["b"]: tracking.Run("2", state, "nan")}
+    runs = {names["a"]: Run("1", "FINISHED", ""), names["b"]: Run("2", state, "nan")}
     if state == "DIVERGED":
-        runs[names["b"]] = tracking.Run("2", "FAILED", "nan", diverged=True)
+        runs[names["b"]] = Run("2", "FAILED", "nan", diverged=True)
 
     class Known(NoStore):
         def runs(self, _):
@@ -421,7 +426,7 @@ def test_a_sweep_is_only_skipped_if_its_report_shows_these_cells(out, monkeypatc
     monkeypatch.setattr(tracking, "Store", Known)
     monkeypatch.setattr(door, "expand", lambda *_: cells)
     launched = []
-    monkeypatch.setattr(launch, "launch", lambda *a: launched.append(a) or launch.Outcome("parent", [], {}))
+    monkeypatch.setattr(launch, "launch", lambda *a: launched.append(a) or Outcome("parent", [], {}))
     monkeypatch.setattr(analysis.report, "write", lambda *_: out / "report.html")
     file = out / "reports" / "smoke" / "report.html"
     file.parent.mkdir(parents=True)

@@ -8,12 +8,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load as load_weights
 
-from harness import checkpoint, data, hardware, record, trial
-from harness import evaluate as evaluation
-from harness.config import ConfigError, Trial, base, make
-from harness.models import build
-from harness.tracking import Memory, Null
-from harness.train import Diverged, State
+from harness import hardware, record, trial
+from harness.config import Trial, base, make
+from harness.data import registry as datasets
+from harness.errors import ConfigError
+from harness.metrics import registry as evaluation
+from harness.metrics.registry import evaluate
+from harness.models.registry import build
+from harness.tracking.sinks import Memory, Null
+from harness.training import checkpoint
+from harness.training.loop import Diverged
+from harness.training.state import State
 from harness.trial import check, measure, run
 
 
@@ -127,7 +132,6 @@ def test_the_logged_loss_is_the_mean_since_the_last_log(tiny, place, monkeypatch
 
 def test_its_artifacts_load_back_as_the_average_that_was_measured(tiny, place, monkeypatch):
     states, nets, cell = [], [], tiny()
-    evaluate = evaluation.evaluate
     monkeypatch.setattr(trial, "State", lambda *args: states.append(State(*args)) or states[-1])
     monkeypatch.setattr(evaluation, "evaluate", lambda one, against: nets.append(one.net) or evaluate(one, against))
     sink = ran(cell, place)
@@ -226,7 +230,7 @@ def test_only_the_first_images_are_trained_on_but_all_are_compared_with(tiny, pl
     monkeypatch.setattr(trial, "steps", lambda state, cell, images, *rest: seen.update(images=images) or steps(
         state, cell, images, *rest))  # fmt: skip
     run(tiny(data__images=20, evaluate__points=1), Null(), place, "cpu")
-    real = data.load("tiny", "train", place.data)
+    real = datasets.load("tiny", "train", place.data)
     assert torch.equal(seen["images"].images, real.images[:20]) and len(seen["images"].labels) == 20
 
 

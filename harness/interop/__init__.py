@@ -9,6 +9,7 @@ Both are the paper's adaLN-Zero DiT under other names, so nothing is lost on the
 from .diffusers import load_diffusers, save_diffusers
 from .network import Network
 from .official import load_official, save_official
-from .runs import export, load_run
+from .registry import export
+from .runs import load_run
 
 __all__ = ["Network", "export", "load_diffusers", "load_official", "load_run", "save_diffusers", "save_official"]

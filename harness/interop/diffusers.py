@@ -16,8 +16,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor
 
-from harness import autoencoder, diffusion
-from harness.config import ConfigError, Diffusion, choose, first_line
+from harness.config import Diffusion
+from harness.data import autoencoder
+from harness.diffusion.process import process
+from harness.errors import ConfigError, first_line
+from harness.naming import choose
 
 from . import names, pipeline
 from .identity import identity
@@ -154,7 +157,7 @@ def to_scheduler(network: Network) -> DDIMScheduler:
     name, steps = network.diffusion.schedule, network.diffusion.timesteps
     betas = choose("diffusion.schedule", name, BETAS)
     if steps != 1000:
-        betas = {"trained_betas": diffusion.process(name, steps).beta.tolist()}
+        betas = {"trained_betas": process(name, steps).beta.tolist()}
     return DDIMScheduler(steps, **betas, clip_sample=False)
 
 
@@ -164,7 +167,7 @@ def schedule_of(scheduler: DDIMScheduler) -> Diffusion:
     if kind != "epsilon":
         raise ConfigError(f"scheduler: it predicts '{kind}'; allowed: epsilon")
     for name in BETAS:
-        if torch.allclose(diffusion.process(name, len(found)).abar, found, rtol=1e-3, atol=0):
+        if torch.allclose(process(name, len(found)).abar, found, rtol=1e-3, atol=0):
             return Diffusion(schedule=name, timesteps=len(found))
     raise ConfigError(f"scheduler: its betas are of an unknown schedule; allowed: {', '.join(BETAS)}")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from harness.config import ConfigError
+from harness.errors import ConfigError
 
 WITHOUT_BIAS = {"label"}
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.config import ConfigError, Diffusion, Model, make
-from harness.models import build
+from harness.config import Diffusion, Model, make
+from harness.errors import ConfigError
+from harness.models.registry import build
 
 
 @dataclass(frozen=True, eq=False)

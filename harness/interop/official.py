@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness import checkpoint
-from harness.config import SIZES, ConfigError, first_line
+from harness.config import SIZES
+from harness.errors import ConfigError, first_line
 from harness.models.layers import positions
+from harness.training import checkpoint
 
 from . import names
 from .network import Network, model_of

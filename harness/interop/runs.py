@@ -1,4 +1,4 @@
-"""A finished run as a network, and on to a format by its name."""
+"""A finished run as a network."""
 
 from pathlib import Path
 
@@ -6,14 +6,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from harness import data
-from harness.config import ConfigError, Trial, choose, first_line
+from harness.config import Trial
+from harness.data import registry as datasets
+from harness.errors import ConfigError, first_line
 
-from .diffusers import save_diffusers
 from .network import Network
-from .official import save_official
-
-FORMATS = {"diffusers": save_diffusers, "official": save_official}  # name -> function(network, folder) -> what it made
 
 
 def load_run(folder: Path | str, data_folder: Path | str = "data") -> Network:
@@ -29,21 +26,9 @@ def load_run(folder: Path | str, data_folder: Path | str = "data") -> Network:
     except (OSError, ValidationError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not the weights of a run ({first_line(error)})") from None
     name = trial.data.dataset
-    data.discover(name, data_folder)
-    seen, coder = data.lookup(name), Path(data_folder) / name / "autoencoder"
+    datasets.discover(name, data_folder)
+    seen, coder = datasets.lookup(name), Path(data_folder) / name / "autoencoder"
     return Network(
         trial.model, seen.channels, seen.side, seen.classes, weights, trial.diffusion, seen.bounded, seen.class_names,
         coder if coder.is_dir() else None,
     )  # fmt: skip
-
-
-def export(network: Network, to: Path | str, form: str) -> Path:
-    """Write a network into the folder `to` in a format of FORMATS; returns the file or folder made.
-
-    Raises ConfigError for an unknown format, a network that has no place in it, or a folder that cannot be written.
-    """
-    write = choose("format", form, FORMATS)
-    try:
-        return write(network, to)
-    except OSError as error:
-        raise ConfigError(f"--to: '{to}' cannot be written ({error.strerror or error})") from None

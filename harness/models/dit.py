@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from harness.config import ConfigError, Model, choose
+from harness.config import Model
+from harness.errors import ConfigError
+from harness.naming import choose
 
 from .conditioning import CONDITIONING
 from .layers import LabelEmbedder, TimestepEmbedder, patchify, positions, unpatchify

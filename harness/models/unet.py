@@ -8,7 +8,8 @@ was trained with the cosine schedule. Shape letters: see `layers.py`.
 import torch
 from torch import Tensor, nn
 
-from harness.config import ConfigError, Model
+from harness.config import Model
+from harness.errors import ConfigError
 
 from .layers import attend
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from harness.cluster import MALLOC
+from harness.launch.cluster import MALLOC
 
 folder = str(Path(__file__).parent)
 command = [sys.executable, "-m", "pytest", folder, "-m", "benchmark", *sys.argv[1:]]

@@ -19,8 +19,10 @@ from measure import ROOT, Finished, python
 from rich.console import Console
 from rich.table import Table
 
-from harness import data
-from harness.tracking import provenance
+from harness.data import registry as datasets
+from harness.data.base import Images
+from harness.data.files import parquet_path
+from harness.tracking.provenance import provenance
 from harness.trial import Place
 
 FOLDERS = Place(ROOT / os.environ.get("DATA", "data"), ROOT / os.environ.get("OUT", "runs"))
@@ -107,15 +109,15 @@ def _word(value: Any) -> str:
 @pytest.fixture(scope="session")
 def folders() -> Place:
     """The project's own folders, with its data and whatever statistics it has cached."""
-    if not data.parquet_path("fashion-mnist", FOLDERS.data).exists():
+    if not parquet_path("fashion-mnist", FOLDERS.data).exists():
         pytest.skip(f"no Fashion-MNIST in {FOLDERS.data}: `make data` fetches it")
     FOLDERS.cache.mkdir(parents=True, exist_ok=True)
     return FOLDERS
 
 
 @pytest.fixture(scope="session")
-def images(folders) -> data.Images:
-    return data.load("fashion-mnist", "train", folders.data)
+def images(folders) -> Images:
+    return datasets.load("fashion-mnist", "train", folders.data)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from PIL import Image
 from harness import record
 from harness.config import Trial, base, grid
 from harness.cost import cost
-from harness.tracking import Mlflow, Store
+from harness.tracking.sinks import Mlflow
+from harness.tracking.store import Store
 from harness.trial import facts
 
 SWEEP = "crowd"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from harness.cluster import MALLOC, cpus
+from harness.launch.cluster import MALLOC, cpus
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from harness import data, hardware
+from harness import hardware
 from harness.config import Trial, base, make
 from harness.cost import cost
-from harness.data import Images
-from harness.models import build
-from harness.train import State, Step, steps
+from harness.data import registry as datasets
+from harness.data.base import Images
+from harness.models.registry import build
+from harness.training.loop import Step, steps
+from harness.training.state import State
 
 
 def trial(size: str, patch: int, **fields: object) -> Trial:
@@ -23,7 +25,7 @@ def arithmetic(of: Trial) -> torch.dtype:
 
 
 def model(of: Trial, seed: int | None = 0) -> nn.Module:
-    dataset = data.lookup(of.data.dataset)
+    dataset = datasets.lookup(of.data.dataset)
     return build(of.model, dataset.channels, dataset.side, dataset.classes, seed)
 
 
@@ -31,13 +33,13 @@ def training(of: Trial, images: Images) -> Callable[[], Step]:
     """A call is the next update, as a sweep would make it on this machine."""
     state = State(model(of), of, "cpu", arithmetic(of))
     compiled = hardware.compile_pays(cost(of).train_gflops(of.train.images), "cpu")
-    updates = steps(state, of, images, data.lookup(of.data.dataset).classes, compiled)
+    updates = steps(state, of, images, datasets.lookup(of.data.dataset).classes, compiled)
     return lambda: next(updates)
 
 
 def trained(of: Trial, images: Images) -> dict[str, torch.Tensor]:
     """EMA weights after the whole of a trial's training."""
     state = State(model(of), of, "cpu", arithmetic(of))
-    for _ in steps(state, of, images, data.lookup(of.data.dataset).classes):
+    for _ in steps(state, of, images, datasets.lookup(of.data.dataset).classes):
         pass
     return state.ema_weights()

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import data, diffusion
 from harness.config import Trial
 from harness.cost import cost
-from harness.data import Images
+from harness.data import registry as datasets
+from harness.data.base import Images, normalise
+from harness.diffusion.objectives.ddpm import training_loss
+from harness.diffusion.process import add_noise, process
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline, DiTTransformer2DModel
@@ -31,7 +33,7 @@ def transformer(trial: Trial, classes: int | None = None) -> "DiTTransformer2DMo
     from diffusers import DiTTransformer2DModel
     from diffusers.models.embeddings import LabelEmbedding
 
-    model, dataset = trial.model, data.lookup(trial.data.dataset)
+    model, dataset = trial.model, datasets.lookup(trial.data.dataset)
     net = DiTTransformer2DModel(
         num_attention_heads=model.heads,
         attention_head_dim=model.width // model.heads,
@@ -53,7 +55,7 @@ def assert_alike(trial: Trial) -> None:
 
     Ours has one; the label's table has a row for each class and one for none.
     """
-    dataset, width, depth = data.lookup(trial.data.dataset), trial.model.width, trial.model.depth
+    dataset, width, depth = datasets.lookup(trial.data.dataset), trial.model.width, trial.model.depth
     with torch.device("meta"):
         net = transformer(trial)
         x, index = torch.empty(1, *dataset.shape), torch.empty(1, dtype=torch.long)
@@ -74,28 +76,28 @@ class PlainLoop:
 
     def __init__(self, trial: Trial, images: Images, autocast: bool = False, compiled: bool = False):
         self.trial, self.images, self.autocast = trial, images, autocast
-        self.classes = data.lookup(trial.data.dataset).classes
+        self.classes = datasets.lookup(trial.data.dataset).classes
         self.net = transformer(trial).train()
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         train = trial.train
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
-        self.process = diffusion.process(trial.diffusion.schedule, trial.diffusion.timesteps)
+        self.process = process(trial.diffusion.schedule, trial.diffusion.timesteps)
         self.loss = torch.compile(self.eager_loss, dynamic=False) if compiled else self.eager_loss
 
     def eager_loss(self, x0: Tensor, y: Tensor, index: Tensor, noise: Tensor) -> Tensor:
         """x0 and noise (N, C, S, S), y and index (N,) -> ()."""
-        x = diffusion.add_noise(self.process, x0, index, noise)
+        x = add_noise(self.process, x0, index, noise)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             output = self.net(x, timestep=index, class_labels=y).sample
-        return diffusion.training_loss(self.process, output.float(), x0, x, index, noise).total.mean()
+        return training_loss(self.process, output.float(), x0, x, index, noise).total.mean()
 
     def step(self) -> float:
         """One update on a random batch with flips and dropped classes; returns the loss."""
         count, settings = self.trial.train.batch, self.trial
         chosen = torch.randint(len(self.images), (count,))
-        x0, y = data.normalise(self.images.images[chosen]), self.images.labels[chosen]
+        x0, y = normalise(self.images.images[chosen]), self.images.labels[chosen]
         if settings.data.flip:
             x0 = torch.where(torch.rand(count, 1, 1, 1) < 0.5, x0.flip(-1), x0)
         y = torch.where(torch.rand(count) < settings.train.label_dropout, self.classes, y)
@@ -124,7 +126,7 @@ def pipeline(trial: Trial) -> "DiTPipeline":
     """diffusers' sampling pipeline in fp32, DDIM, with an autoencoder too small to matter."""
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
 
-    channels = data.lookup(trial.data.dataset).channels
+    channels = datasets.lookup(trial.data.dataset).channels
     autoencoder = AutoencoderKL(
         in_channels=channels, out_channels=channels, latent_channels=channels, block_out_channels=(2,),
         norm_num_groups=1, layers_per_block=1, mid_block_add_attention=False, scaling_factor=1.0,

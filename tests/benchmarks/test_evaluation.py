@@ -11,9 +11,11 @@ from measure import ALLOCATOR, CPUS, ROUNDS, interleaved, threads
 from ours import arithmetic, model, trial
 from rivals import pipeline
 
-from harness.bench import Bench
 from harness.config import SCALES
-from harness.evaluate import BATCH, KID_SUBSETS, Subject, evaluate
+from harness.metrics.base import BATCH, Subject
+from harness.metrics.fidelity import KID_SUBSETS
+from harness.metrics.reference import Bench
+from harness.metrics.registry import evaluate
 
 pytestmark = pytest.mark.benchmark
 

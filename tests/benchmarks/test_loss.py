@@ -5,11 +5,13 @@ import torch
 from measure import CPUS, threads
 from ours import arithmetic, model, trial
 
-from harness import data
-from harness.bench import Bench
 from harness.config import change
-from harness.evaluate import Samples, Subject, val_loss
-from harness.train import State, steps
+from harness.data import registry as datasets
+from harness.metrics.base import Samples, Subject
+from harness.metrics.reference import Bench
+from harness.metrics.val_loss import val_loss
+from harness.training.loop import steps
+from harness.training.state import State
 
 pytestmark = pytest.mark.benchmark
 
@@ -19,7 +21,7 @@ SEEDS, WINDOWS = 3, 32
 def test_loss_of_bf16_training(images, folders, record):
     """The same batches and noise in both arithmetics: curves of window means, and held-out loss at the end."""
     cell = trial("3x112", 4, train__images=16_384)
-    held_out = data.load(cell.data.dataset, "test", folders.data)
+    held_out = datasets.load(cell.data.dataset, "test", folders.data)
     against = Bench(cell, images, held_out, folders.data, folders.cache)
     curves, ends = {}, {}
     with threads(CPUS):
@@ -43,7 +45,7 @@ def test_loss_of_bf16_training(images, folders, record):
 def _run(cell, images, against) -> tuple[torch.Tensor, torch.Tensor]:
     """Means of the loss over windows (WINDOWS,), and the held-out loss after it (1,)."""
     state = State(model(cell, cell.seed), cell, "cpu", arithmetic(cell))
-    losses = torch.stack([step.loss for step in steps(state, cell, images, data.lookup(cell.data.dataset).classes)])
+    losses = torch.stack([step.loss for step in steps(state, cell, images, datasets.lookup(cell.data.dataset).classes)])
     net = model(cell, seed=None)
     net.load_state_dict(state.ema_weights())
     subject = Subject(net.to(arithmetic(cell)).eval(), cell, "cpu")

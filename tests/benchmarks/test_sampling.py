@@ -8,9 +8,10 @@ from measure import ALLOCATOR, CPUS, ROUNDS, interleaved, threads
 from ours import arithmetic, model, trained, trial
 from rivals import NULL, pipeline
 
-from harness.bench import Bench
 from harness.config import SCALES
-from harness.evaluate import Samples, Subject, fidelity
+from harness.metrics.base import Samples, Subject
+from harness.metrics.fidelity import fidelity
+from harness.metrics.reference import Bench
 
 pytestmark = pytest.mark.benchmark
 

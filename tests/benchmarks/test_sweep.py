@@ -5,7 +5,7 @@ import pytest
 from measure import CPUS
 
 from analysis import pull
-from harness.tracking import Store, default_uri
+from harness.tracking.store import Store, default_uri
 
 pytestmark = pytest.mark.benchmark
 

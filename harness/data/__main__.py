@@ -1,0 +1,25 @@
+"""Prepare a dataset: `python -m harness.data fashion-mnist --folder data`."""
+
+from pathlib import Path
+
+import typer
+
+from harness.data import registry as datasets
+from harness.data.base import SPLITS
+from harness.data.files import parquet_path
+from harness.errors import ConfigError
+
+
+def main(dataset: str, folder: Path = Path("data")) -> None:
+    """Prepare a dataset: fetch, check and decode it unless that is done, and say in one line what lies there."""
+    try:
+        counts = {split: len(datasets.load(dataset, split, folder)) for split in SPLITS}
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
+    sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    where = folder / dataset if datasets.lookup(dataset).read else parquet_path(dataset, folder)
+    print(f"{dataset}: {sizes} images in {where}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,30 @@
+"""Getting original files: commands and downloads that do not hang."""
+
+import contextlib
+import io
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def command(arguments: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)
+    except OSError as error:
+        raise RuntimeError(f"{arguments[0]}: {error.strerror}") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise RuntimeError(f"{arguments[0]}: {lines[-1]}")
+
+
+@contextlib.contextmanager
+def impatient(seconds: float = 20) -> Iterator[None]:
+    """torchvision's downloads know no timeout and print; here an unanswered connection gives up, in silence."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,15 @@
+"""What a feature extractor is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+SPATIAL = "spatial"  # the layer that sFID reads, of an extractor that has one: features (N, F) that keep their places
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """register: makes it known to torch-fidelity and returns its name there. weights: data folder -> file or None."""
+
+    register: Callable[[], str]
+    weights: Callable[[Path], Path | None]

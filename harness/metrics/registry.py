@@ -1,0 +1,27 @@
+"""Measuring a trained model: evaluators by name, each yielding (metric, value) under the names of `record.METRICS`.
+
+Samples stream from the model into the feature extractor, once for all metrics, with no image files in between.
+Extraction and the metrics of features are torch-fidelity's.
+"""
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
+from harness.metrics.base import Samples, Subject
+from harness.metrics.fidelity import fidelity
+from harness.metrics.reference import Bench
+from harness.metrics.sheet import sheet
+from harness.metrics.val_loss import val_loss
+
+EVALUATORS: dict[str, Callable[[Subject, Bench, Samples], Iterator[tuple[str, float]]]] = {
+    "val_loss": val_loss,
+    "fidelity": fidelity,
+}
+
+
+def evaluate(subject: Subject, bench: Bench) -> tuple[dict[str, float], Tensor]:
+    """All metrics of a model, and its sheet of samples, uint8 (rows*S, 8*S, 3): a row for each of its first classes."""
+    samples = Samples(subject)
+    metrics = {name: value for run in EVALUATORS.values() for name, value in run(subject, bench, samples)}
+    return metrics, sheet(samples.first, subject.dataset.classes)

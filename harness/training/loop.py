@@ -1,0 +1,106 @@
+"""The training loop: a generator that yields one `Step` after each update. It knows no logger, Ray or evaluation.
+
+Master weights, moments and EMA are flat fp32 vectors; the model computes on views of one flat vector of its own
+precision, so optimiser, EMA and cast are each one pass over memory. Every random number is a function of (seed,
+images seen): a resumed run is the same run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from harness.config import Trial
+from harness.data.base import Images
+from harness.diffusion.objectives.ddpm import Loss, training_loss
+from harness.diffusion.process import Process, add_noise, process
+from harness.streams import generator
+from harness.training.state import State
+
+
+class Diverged(RuntimeError):
+    """Training met NaN or infinity: the message says at which step and where."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update did. The losses are tensors on the training device, so that reading them is the caller's wait."""
+
+    step: int  # updates so far
+    images: int  # images seen so far
+    loss: Tensor  # ()
+    mse: Tensor  # ()
+    vb: Tensor | None  # ()
+
+
+def batch_indices(seed: int, images: int, batch: int, count: int) -> Tensor:
+    """Which training images come after `images` seen, (N,): each epoch is a permutation of all `count` of its own."""
+    out, at = [], images
+    while at < images + batch:
+        epoch, start = divmod(at, count)
+        out.append(_order(seed, epoch, count)[start : start + images + batch - at])
+        at += len(out[-1])
+    return torch.cat(out)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.randperm(count, generator=generator("cpu", "epoch", seed, epoch))
+
+
+def objective(p: Process, net: nn.Module, x0: Tensor, y: Tensor, index: Tensor, noise: Tensor) -> Loss:
+    """The loss of each image, in fp32 whatever the model computes in: x0 and noise (N, C, S, S), y and index (N,)."""
+    x = add_noise(p, x0, index, noise)
+    output = net(x, p.timestep[index], y).float()
+    return training_loss(p, output, x0, x, index, noise)
+
+
+def draw(data: Images, trial: Trial, images: int, timesteps: int, null: int, device: str) -> tuple[Tensor, ...]:
+    """The batch after `images` seen: x0 (N, C, S, S), y (N,), index (N,), noise (N, C, S, S)."""
+    n, seed = trial.train.batch, trial.seed
+    rng = generator(device, "batch", seed, images)
+    chosen = batch_indices(seed, images, n, len(data.labels))
+    if data.images.is_cuda:
+        chosen = chosen.pin_memory().to(data.images.device, non_blocking=True)  # or the host would wait for the copy
+    mirrored = torch.rand(n, generator=rng, device=device) < 0.5 if trial.data.flip else None
+    x0 = data.examples(chosen, mirrored, device, rng)
+    y = data.labels[chosen].to(device, non_blocking=True)
+    dropped = torch.rand(n, generator=rng, device=device) < trial.train.label_dropout
+    y = torch.where(dropped, null, y)
+    index = torch.randint(timesteps, (n,), generator=rng, device=device)
+    return x0, y, index, torch.randn(x0.shape, generator=rng, device=device)
+
+
+def steps(state: State, trial: Trial, data: Images, null: int, compiled: bool = False) -> Iterator[Step]:
+    """Train from `state.images` to the end of the run, yielding after each update.
+
+    `data` may lie on any device; `null` is the label that means no class. `compiled` fuses the step with
+    torch.compile: same mathematics, other rounding.
+    """
+    device = str(state.master.device)
+    p = process(trial.diffusion.schedule, trial.diffusion.timesteps).to(device)
+    loss_of = objective
+    if compiled:
+        torch._dynamo.reset()  # a warm worker may have compiled another trial's model
+        loss_of = torch.compile(objective, dynamic=False)
+    while state.step < trial.train.steps:
+        x0, y, index, noise = draw(data, trial, state.images, p.steps, null, device)
+        loss = loss_of(p, state.net, x0, y, index, noise)
+        total = loss.total.mean()
+        total.backward()
+        state.update()
+        yield Step(state.step, state.images, total.detach(), loss.mse.detach().mean(), _mean(loss.vb))
+
+
+def _mean(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().mean()
+
+
+def check_finite(losses: Tensor, last: int) -> None:
+    """losses (n,) of the steps up to `last`. Raises Diverged naming the first that is NaN or infinite."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        at = int(bad[0])
+        raise Diverged(f"loss became {losses[at].item()} at step {last - len(losses) + at + 1}")
