@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from harness import naming
 from harness.errors import ConfigError
 from harness.naming import choose
 
@@ -32,6 +33,11 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "XL":    (28, 1152, 16),
 }  # fmt: skip
 
+# Raised when a change of code changes results, so that those of before are never taken for those of after: it is part
+# of every trial's identity, and the report warns where it shows several. 1: the first release. 2: noise of samples and
+# of held-out images in blocks, tables of the process from fp64, the weight of the bound, flips as the dataset says.
+VERSION = 2
+
 # Fields that were added after the first release, with the value that means "as before": left out of the hash while
 # they hold it, so that runs made before the field existed keep their identity.
 ADDED_LATER: dict[str, Any] = {}
@@ -47,14 +53,13 @@ class Model(_Settings):
     Image side, channels and classes come from the data.
     """
 
-    backbone: str = "dit"  # a name in `harness.models.registry.BACKBONES`
+    backbone: str = "dit"  # a name in `harness.models.registry.BACKBONES`, or package.module:Class of your own
     depth: int = Field(gt=0)  # number of transformer blocks
     width: int = Field(gt=0)  # channels of a token
     heads: int = Field(gt=0)
     patch: int = Field(gt=0)  # side of a square patch, in pixels (or latent cells)
     conditioning: str = "adaLN-Zero"  # a name in `harness.models.conditioning.CONDITIONING`
     mlp_ratio: float = Field(4.0, gt=0)
-    learn_sigma: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -75,20 +80,37 @@ class Model(_Settings):
     def name(self) -> str:
         """As people say it: `DiT-B/4`; of a backbone without patches `unet-1x32x1`."""
         patch = "" if self.backbone != "dit" and self.patch == 1 else f"/{self.patch}"
-        return f"{'DiT' if self.backbone == 'dit' else self.backbone}-{self.size}{patch}"
+        return f"{'DiT' if self.backbone == 'dit' else self.backbone.split(':')[-1]}-{self.size}{patch}"
 
 
 class Data(_Settings):
-    dataset: str = "fashion-mnist"  # a name in `harness.data.registry.DATASETS`, or of latents in the data folder
+    dataset: str = "fashion-mnist"  # a name in `harness.data.registry.DATASETS`, of latents, or your own
     images: int = Field(0, ge=0)  # train on the first this many images; 0 means all of them
-    flip: bool = True  # random horizontal flips, the paper's only augmentation
+    # Random horizontal flips, the paper's only augmentation: own means where the dataset says that they do no harm.
+    flip: Literal["own", "on", "off"] = "own"
 
 
 class Diffusion(_Settings):
-    """The noise schedule (paper section 4; DDPM, arXiv 2006.11239)."""
+    """What the network learns to predict, and at which noise levels.
 
+    The paper's is `ddpm` on a linear schedule of 1000 steps (its section 4; DDPM, arXiv 2006.11239). Schedule and
+    timesteps are those of the discrete objectives; the density is that of the continuous ones.
+    """
+
+    objective: str = "ddpm"  # a name in `harness.diffusion.objectives.registry.OBJECTIVES`, or package.module:Class
     schedule: str = "linear"  # a name in `harness.diffusion.process.SCHEDULES`
     timesteps: int = Field(1000, gt=1)
+    density: Literal["own", "uniform", "logit-normal"] = "own"  # of training times; own: that of the objective's paper
+    density_mean: float = 0.0  # of a logit-normal one
+    density_std: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("density_mean", "density_std"):
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if self.density != "logit-normal" and value != default:
+                raise ValueError(f"{name}={value} is of density=logit-normal, and density={self.density}")
+        return self
 
 
 class Train(_Settings):
@@ -135,36 +157,40 @@ class Trial(_Settings):
     evaluate: Evaluate = Evaluate()
     seed: int = Field(0, ge=0)
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.evaluate.steps > self.diffusion.timesteps:
-            raise ValueError(
-                f"evaluate.steps={self.evaluate.steps} exceeds diffusion.timesteps={self.diffusion.timesteps}"
-            )
-        if self.evaluate.sampler == "ddpm" and not self.model.learn_sigma:
-            raise ValueError("evaluate.sampler=ddpm needs model.learn_sigma=true; allowed without it: ddim, dpm++")
-        return self
-
     @cached_property
     def flat(self) -> dict[str, Any]:
         """`flatten` of it, not to be changed: thousands of cells are hashed, named and told apart by these."""
         return flatten(self)
 
     @cached_property
+    def outside(self) -> dict[str, str]:
+        """The version of each package outside this project that the trial takes code from, under `FIELD.version`.
+
+        Raises ConfigError if one cannot be found.
+        """
+        named = {name: self.flat[name] for name in ("model.backbone", "diffusion.objective", "data.dataset")}
+        return {f"{name}.version": naming.version(value) for name, value in named.items() if naming.is_outside(value)}
+
+    @cached_property
     def id(self) -> str:
         """Content hash: equal ids mean the same experiment, on whatever machine, folder or device it runs."""
-        return _digest(self.flat)
+        return _digest(self.flat | self.outside)
 
     @cached_property
     def training_id(self) -> str:
         """Content hash of what changes the weights: trials that differ in `evaluate` alone share it."""
-        return _digest({name: value for name, value in self.flat.items() if not name.startswith("evaluate.")})
+        trained = {name: value for name, value in self.flat.items() if not name.startswith("evaluate.")}
+        return _digest(trained | self.outside)
 
     @property
     def name(self) -> str:
-        """As people say it: `DiT-B/4 adaLN-Zero seed 0`; only a transformer has a conditioning type to say."""
+        """As people say it: `DiT-B/4 adaLN-Zero seed 0`; only a transformer has a conditioning type to say.
+
+        The objective is said where it is not the paper's: `DiT-B/4 adaLN-Zero flow seed 0`.
+        """
         conditioning = f" {self.model.conditioning}" if self.model.backbone == "dit" else ""
-        return f"{self.model.name}{conditioning} seed {self.seed}"
+        objective = self.diffusion.objective.split(":")[-1]
+        return f"{self.model.name}{conditioning}{'' if objective == 'ddpm' else f' {objective}'} seed {self.seed}"
 
     @property
     def cadence(self) -> tuple[int, ...]:
@@ -175,7 +201,7 @@ class Trial(_Settings):
 
 def _digest(fields: dict[str, Any]) -> str:
     kept = {name: value for name, value in fields.items() if ADDED_LATER.get(name, ...) != value}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(kept | {"version": VERSION}, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def names(trials: Sequence[Trial]) -> dict[str, str]:

@@ -11,7 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config import Model, Trial
-from harness.data.registry import lookup
+from harness.data import registry as datasets
+from harness.diffusion.objectives.registry import kind
+from harness.diffusion.samplers.registry import calls
 from harness.models.registry import build
 
 
@@ -30,14 +32,22 @@ class Cost:
 
 def cost(trial: Trial) -> Cost:
     """Raises ConfigError for a dataset, backbone or patch that cannot be."""
-    data = lookup(trial.data.dataset)
-    return _count(trial.model, data.channels, data.side, data.classes)
+    return _count(trial.model, *interface(trial))
+
+
+def interface(trial: Trial) -> tuple[int, int, int, int]:
+    """What a backbone is built for besides its shape: channels C, side S and classes of the data, outputs K.
+
+    Raises ConfigError for an unknown dataset or objective.
+    """
+    data = datasets.lookup(trial.data.dataset)
+    return data.channels, data.side, data.classes, kind(trial.diffusion.objective).outputs(data.channels)
 
 
 @cache
-def _count(model: Model, channels: int, side: int, classes: int) -> Cost:
+def _count(model: Model, channels: int, side: int, classes: int, outputs: int) -> Cost:
     with torch.device("meta"):  # shapes only: XL costs no memory and no time
-        net = build(model, channels, side, classes, seed=None)
+        net = build(model, channels, side, classes, outputs, seed=None)
         x, index = torch.empty(1, channels, side, side), torch.empty(1, dtype=torch.long)
         # Torch counts two operations a multiply-add.
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -54,5 +64,4 @@ def work(trial: Trial, images: int | None = None, evaluations: int | None = None
     priced, wanted = cost(trial), trial.evaluate
     images = trial.train.steps * trial.train.batch if images is None else images
     evaluations = len(trial.cadence) if evaluations is None else evaluations
-    calls = wanted.steps * (1 if wanted.guidance == 1 else 2)
-    return priced.train_gflops(images) + evaluations * priced.gflops * wanted.samples * calls
+    return priced.train_gflops(images) + evaluations * priced.gflops * wanted.samples * calls(wanted)

@@ -14,7 +14,7 @@ import torch
 
 from harness import hardware
 from harness.config import Trial, base, make
-from harness.cost import cost, work
+from harness.cost import cost, interface, work
 from harness.data import registry as datasets
 from harness.data.base import Images
 from harness.models.registry import build
@@ -70,7 +70,7 @@ def _seconds_an_image(size: str, device: str, dtype: torch.dtype) -> tuple[float
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (256, *dataset.shape), dtype=torch.uint8, generator=rng).to(device)
     noise = Images(pixels, torch.zeros(256, dtype=torch.long, device=device), "")
-    state = State(build(trial.model, dataset.channels, dataset.side, dataset.classes), trial, device, dtype)
+    state = State(build(trial.model, *interface(trial)), trial, device, dtype)
     best, started = float("inf"), time.perf_counter()
     for n, step in enumerate(steps(state, trial, noise, dataset.classes)):
         step.loss.item()

@@ -18,6 +18,7 @@ CELLS = "cells.json"  # artifact of a sweep's parent run: the trial ids of its l
 REPORTED = "reported.json"  # artifact beside it: the trial ids that were over when the report was written, in order
 SAMPLES = "samples"  # artifact folder of a trial: one PNG grid per evaluation, named by images seen
 WEIGHTS = "weights"  # artifact folder of a trial: ema.safetensors and config.json
+LOG_SNR = (-8, -6, -4, -2, 0, 2, 4, 6, 8)  # levels ln(a^2 / b^2) of `noise_mse/...`: from noise to image
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ PARAMS = {
         Quantity("data.digest", str, "sha256", "content of the images trained on"),
         Quantity("evaluate.split", str, "", "split of the real images that FID compares with"),
         Quantity("train.arithmetic", str, "", "arithmetic that was used: bf16 or fp32"),
+        Quantity("evaluate.calls", int, "", "forward passes of the model that one sample takes, guidance counted"),
+        Quantity("version", int, "", "`harness.config.VERSION`: of the code, where it changes results"),
+        Quantity("model.backbone.version", str, "", "package and version of a backbone of the user's own"),
+        Quantity("diffusion.objective.version", str, "", "likewise of an objective"),
+        Quantity("data.dataset.version", str, "", "likewise of a dataset"),
     )
 }
 
@@ -52,15 +58,25 @@ PARAMS = {
 METRICS = {
     q.name: q
     for q in (
-        Quantity("loss", float, "", "training loss: noise MSE + variational bound, mean since the last log", "lower",
+        Quantity("loss", float, "", "training loss: `mse` and `vb` together, mean since the last log", "lower",
                  "Training loss"),
-        Quantity("mse", float, "", "its noise-prediction part", "lower"),
-        Quantity("vb", float, "bits/dim", "its variational-bound part, for the learned covariance", "lower"),
+        Quantity("mse", float, "", "its regression part, of what the objective predicts, at the objective's weight",
+                 "lower"),
+        Quantity("vb", float, "bits/dim a step", "its other part, for the learned covariance: one term of the "
+                 "variational bound, mean over the timesteps; their number times it is the bound", "lower"),
         Quantity("images_per_second", float, "1/s", "training throughput since the last log", "higher"),
         Quantity("train_seconds", float, "s", "time spent in training steps so far"),
         Quantity("val_loss", float, "", "noise MSE of the EMA model on held-out images, fixed noise, even grid of "
-                 "timesteps", "lower", "Held-out loss"),
+                 "timesteps; of discrete objectives alone", "lower", "Held-out loss"),
+        Quantity("diffusion_loss", float, "nats a value", "half the integral of `noise_mse/...` over log-SNR, -8 to 8; "
+                 "the same held-out images and noise for every objective", "lower", "Diffusion loss (nats a value)"),
+        *(Quantity(f"noise_mse/{level}", float, "", f"held-out noise MSE at log-SNR {level}", "lower")
+          for level in LOG_SNR),
+        *(Quantity(f"image_mse/{level}", float, "", f"held-out image MSE at log-SNR {level}", "lower")
+          for level in LOG_SNR),
         Quantity("fid", float, "", "Frechet distance to the training images", "lower", "FID"),
+        Quantity("fid_floor", float, "", "the same of as many real training images, not among those: what a perfect "
+                 "model would have", "", "FID of real images"),
         Quantity("sfid", float, "", "the same in features that keep their places in the image", "lower", "sFID"),
         Quantity("kid", float, "", "kernel distance, unbiased at small counts", "lower", "KID"),
         Quantity("inception_score", float, "", "of the extractor's class probabilities", "higher", "Inception Score"),
@@ -74,4 +90,4 @@ METRICS = {
 }  # fmt: skip
 
 # The metrics of an evaluation that a report ranks models by, in the order of the paper's Figure 12.
-QUALITY = ("fid", "sfid", "kid", "inception_score", "precision", "recall", "val_loss")
+QUALITY = ("fid", "sfid", "kid", "inception_score", "precision", "recall", "val_loss", "diffusion_loss")

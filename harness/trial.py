@@ -14,17 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness import hardware, record
-from harness.config import Trial
-from harness.cost import cost, work
+from harness.config import VERSION, Trial
+from harness.cost import cost, interface, work
 from harness.data import registry as datasets
-from harness.data.base import Dataset
-from harness.diffusion.process import SCHEDULES
-from harness.diffusion.samplers.registry import SAMPLERS
+from harness.diffusion.objectives import registry as objectives
+from harness.diffusion.samplers import registry as samplers
 from harness.errors import ConfigError
 from harness.metrics.extractors import registry as extractors
 from harness.metrics.reference import SPLIT, Bench
 from harness.models.registry import build
-from harness.naming import choose
 from harness.tracking.sinks import Sink
 from harness.training import checkpoint
 from harness.training.loop import Step, check_finite, steps
@@ -52,8 +50,8 @@ class Place:
 def check(trial: Trial) -> None:
     """Everything of a trial that can be wrong before data are read. Raises ConfigError, one line."""
     cost(trial)
-    choose("diffusion.schedule", trial.diffusion.schedule, SCHEDULES)
-    choose("evaluate.sampler", trial.evaluate.sampler, SAMPLERS)
+    objectives.check(trial)
+    samplers.check(trial)
     extractors.lookup(trial.evaluate.extractor)
     guided, channels = trial.evaluate.guidance_channels, datasets.lookup(trial.data.dataset).channels
     if guided > channels:
@@ -76,7 +74,9 @@ def facts(trial: Trial, digest: str, device: str) -> dict[str, Any]:
         "data.digest": digest,
         "evaluate.split": SPLIT,
         "train.arithmetic": str(hardware.arithmetic(trial.train.precision, device)).removeprefix("torch."),
-    }
+        "evaluate.calls": samplers.calls(trial.evaluate),
+        "version": VERSION,
+    } | trial.outside
 
 
 def bench(trial: Trial, place: Place) -> Bench:
@@ -96,7 +96,7 @@ def run(trial: Trial, sink: Sink, place: Place, device: str, progress: Callable[
     """
     judge = Judge(trial, sink, place, device)
     dataset, priced = judge.dataset, judge.priced
-    state = State(build(trial.model, *_shape(dataset), seed=trial.seed), trial, device, judge.dtype)
+    state = State(build(trial.model, *interface(trial), seed=trial.seed), trial, device, judge.dtype)
     clock = Clock()
     digest = judge.against.real.digest
     saved = checkpoint.load(place.checkpoint(trial), device)
@@ -157,7 +157,7 @@ class Judge:
         self.dataset, self.priced = datasets.lookup(trial.data.dataset), cost(trial)
         self.against.prepare(device)
         self.dtype = hardware.arithmetic(trial.train.precision, device)
-        self.net = build(trial.model, *_shape(self.dataset), seed=None).to(device, self.dtype).eval()
+        self.net = build(trial.model, *interface(trial), seed=None).to(device, self.dtype).eval()
 
     def measure(self, weights: dict[str, Tensor], images: int) -> dict[str, float]:
         """Evaluate and log; `weights` is the EMA by parameter name after `images` seen."""
@@ -233,7 +233,3 @@ def send_weights(sink: Sink, weights: dict[str, Tensor], trial: Trial) -> None:
         config.write_text(json.dumps(trial.model_dump(), indent=2))
         for file in (path, config):
             sink.file(file, record.WEIGHTS)
-
-
-def _shape(dataset: Dataset) -> tuple[int, int, int]:
-    return dataset.channels, dataset.side, dataset.classes

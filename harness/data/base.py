@@ -64,6 +64,7 @@ class Dataset:
     decode: Callable[[Path], dict[str, tuple[np.ndarray, np.ndarray]]] | None  # folder -> split -> images, labels
     read: Callable[[Path], dict[str, Images]] | None = None  # folder -> split -> images, instead of a Parquet file
     to_pixels: Callable[[torch.Tensor], torch.Tensor] = to_uint8  # samples (N, C, H, W) -> uint8 pictures (N, K, S, S)
+    flip: bool = True  # is a mirror image as likely as the image itself? Then training flips half of them
 
     @property
     def shape(self) -> tuple[int, int, int]:

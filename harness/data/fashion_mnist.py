@@ -109,7 +109,7 @@ def _from_debian(scratch: Path) -> Path:
 
 
 DATASET = Dataset(
-    name="fashion-mnist", channels=1, side=32, classes=10, bounded=True, decode=_decode,
+    name="fashion-mnist", channels=1, side=32, classes=10, bounded=True, flip=False, decode=_decode,
     class_names=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
                  "Ankle boot"),
     digest="df3e51fca1b02b4f632996314b216da3f21a924626128a368d945dc574ad9a95",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from harness.config import Data
 from harness.data import cifar10, fashion_mnist, files, imagenet, shards
 from harness.data.base import MANIFEST, SPLITS, Dataset, Images
 from harness.errors import ConfigError
@@ -77,3 +78,8 @@ def _splits(name: str, folder: str) -> dict[str, Images]:
             f"{path}: content digest {found[:12]}, expected {(dataset.digest or kept)[:12]}; {files.AGAIN}"
         )
     return {k: Images(torch.from_numpy(x), torch.from_numpy(y), found) for k, (x, y) in splits.items()}
+
+
+def flips(settings: Data) -> bool:
+    """Does training flip half of its images? What `data.flip` says, or else the dataset itself."""
+    return lookup(settings.dataset).flip if settings.flip == "own" else settings.flip == "on"

@@ -1,4 +1,8 @@
-"""Classifier-free guidance."""
+"""Classifier-free guidance: knows of a model that it takes an image, a time and a label, and nothing else.
+
+It is affine in the model's output, and at one z and time so is every conversion between noise, velocity and image: to
+guide one of them is to guide them all.
+"""
 
 import torch
 from torch import Tensor
@@ -9,7 +13,8 @@ from harness.diffusion.base import Model
 def guided(model: Model, null: int, scale: float, channels: int = 0) -> Model:
     """Classifier-free guidance (paper section 3.1), both halves in one batch; `scale` 1 is the model itself.
 
-    channels > 0 guides only that many of the noise channels, as the paper's samples do with 3 of 4.
+    channels > 0 guides only that many of the image's channels, as the paper's samples do with 3 of 4; a learned
+    covariance is never guided.
     """
     if scale == 1:
         return model

@@ -1,4 +1,8 @@
-"""The discrete diffusion process."""
+"""The discrete diffusion process: noise schedules, and the tables that losses and samplers read.
+
+Follows DDPM (Ho et al., arXiv 2006.11239) and Nichol & Dhariwal (arXiv 2102.09672, "IDDPM"), as the paper does. Shape
+letters: N images, C channels, S side, T steps of the process.
+"""
 
 import math
 from dataclasses import dataclass
@@ -29,23 +33,31 @@ SCHEDULES = {"linear": _linear, "scaled_linear": _scaled_linear, "cosine": _cosi
 
 @dataclass(frozen=True)
 class Process:
-    """A forward process of T steps; every array is (T,) fp32, computed in fp64.
+    """A forward process of T steps. Every table is (T,), computed in fp64; all but `abar` are stored in fp32.
 
     `timestep` holds the training timestep of each step, so that a respaced process still asks the model about times
     it was trained on (IDDPM section 4).
     """
 
     timestep: Tensor  # training timestep of each step
-    beta: Tensor
-    abar: Tensor  # product of 1 - beta up to and including the step
-    abar_before: Tensor  # the same one step earlier; 1 before the first
+    abar: Tensor  # product of 1 - beta up to and including the step, fp64: 1 - abar loses its digits in fp32
+    signal: Tensor  # abar^(1/2), what is left of the image
+    noise: Tensor  # (1 - abar)^(1/2), how much noise there is
+    signal_before: Tensor  # the same one step earlier; 1 before the first
+    noise_before: Tensor  # 0 before the first
+    log_beta: Tensor
     posterior_log_variance: Tensor  # of q(x_before | x, x0); the first, which is 0, takes the second's value
     posterior_x0: Tensor  # coefficient of x0 in the mean of q(x_before | x, x0), DDPM equation 7
     posterior_x: Tensor  # coefficient of x
 
     @property
     def steps(self) -> int:
-        return len(self.beta)
+        return len(self.abar)
+
+    @property
+    def log_snr(self) -> Tensor:
+        """ln(abar / (1 - abar)) of each step, (T,) fp64."""
+        return self.abar.logit()
 
     def to(self, device: torch.device | str) -> "Process":
         return Process(**{name: value.to(device) for name, value in vars(self).items()})
@@ -55,7 +67,7 @@ class Process:
         kept = torch.linspace(0, self.steps - 1, steps, dtype=torch.float64).round().long()
         if steps == 1:
             kept = torch.tensor([self.steps - 1])
-        return _process(self.abar.double()[kept.to(self.abar.device)].cpu(), kept).to(self.abar.device)
+        return _process(self.abar.cpu()[kept], self.timestep.cpu()[kept]).to(self.abar.device)
 
 
 def process(schedule: str = "linear", steps: int = 1000) -> Process:
@@ -69,15 +81,17 @@ def _process(abar: Tensor, timestep: Tensor) -> Process:
     before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
     beta = 1 - abar / before
     variance = beta * (1 - before) / (1 - abar)
-    return Process(
-        timestep=timestep,
-        beta=beta.float(),
-        abar=abar.float(),
-        abar_before=before.float(),
-        posterior_log_variance=torch.cat([variance[1:2] if len(abar) > 1 else beta, variance[1:]]).log().float(),
-        posterior_x0=(beta * before.sqrt() / (1 - abar)).float(),
-        posterior_x=((1 - before) * (1 - beta).sqrt() / (1 - abar)).float(),
-    )
+    tables = {
+        "signal": abar.sqrt(),
+        "noise": (1 - abar).sqrt(),
+        "signal_before": before.sqrt(),
+        "noise_before": (1 - before).sqrt(),
+        "log_beta": beta.log(),
+        "posterior_log_variance": torch.cat([variance[1:2] if len(abar) > 1 else beta, variance[1:]]).log(),
+        "posterior_x0": beta * before.sqrt() / (1 - abar),
+        "posterior_x": (1 - before) * (1 - beta).sqrt() / (1 - abar),
+    }
+    return Process(timestep=timestep, abar=abar, **{name: table.float() for name, table in tables.items()})
 
 
 def at(values: Tensor, index: Tensor) -> Tensor:
@@ -87,12 +101,12 @@ def at(values: Tensor, index: Tensor) -> Tensor:
 
 def add_noise(p: Process, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
     """q(x | x0), DDPM equation 4: (N, C, S, S)."""
-    return at(p.abar.sqrt(), index) * x0 + at((1 - p.abar).sqrt(), index) * noise
+    return at(p.signal, index) * x0 + at(p.noise, index) * noise
 
 
 def predict_x0(p: Process, x: Tensor, index: Tensor, noise: Tensor) -> Tensor:
     """The image that x is a noised version of: (N, C, S, S)."""
-    return (x - at((1 - p.abar).sqrt(), index) * noise) / at(p.abar.sqrt(), index)
+    return (x - at(p.noise, index) * noise) / at(p.signal, index)
 
 
 def posterior_mean(p: Process, x0: Tensor, x: Tensor, index: Tensor) -> Tensor:
@@ -102,6 +116,6 @@ def posterior_mean(p: Process, x0: Tensor, x: Tensor, index: Tensor) -> Tensor:
 
 def log_variance(p: Process, fraction: Tensor, index: Tensor) -> Tensor:
     """IDDPM equation 15: between the posterior's variance (fraction -1) and beta (fraction 1), in log."""
-    low, high = at(p.posterior_log_variance, index), at(p.beta.log(), index)
+    low, high = at(p.posterior_log_variance, index), at(p.log_beta, index)
     mix = (fraction + 1) / 2
     return mix * high + (1 - mix) * low

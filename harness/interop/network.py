@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from harness.config import Diffusion, Model, make
 from harness.errors import ConfigError
+from harness.diffusion.objectives.registry import kind
 from harness.models.registry import build
 
 
@@ -53,7 +54,8 @@ class Network:
                 raise ConfigError(f"model.{name}: {value!r} is unknown to {program}; allowed: {only!r}")
 
     def _build(self) -> nn.Module:
-        return build(self.model, self.channels, self.side, self.classes, seed=None)
+        outputs = kind(self.diffusion.objective).outputs(self.channels)
+        return build(self.model, self.channels, self.side, self.classes, outputs, seed=None)
 
 
 def model_of(channels: int, out: int, **fields: Any) -> Model:

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from harness.progress import QUIET_SECONDS, clock
 
+HELD_OUT = ("val_loss", "diffusion_loss")  # of an evaluation: the first of them that the objective has is shown
+
 
 @dataclass
 class Row:
@@ -57,7 +59,8 @@ class View:
         row.seen, row.done = int(metrics["images"]), metrics["share"]
         row.latest |= metrics
         if "fid" in metrics:
-            self._say(f"{row.name}: {row.seen:,} images, FID {metrics['fid']:.1f}, val_loss {metrics['val_loss']:.4f}")
+            held_out = next((f", {name} {metrics[name]:.4f}" for name in HELD_OUT if name in metrics), "")
+            self._say(f"{row.name}: {row.seen:,} images, FID {metrics['fid']:.1f}{held_out}")
         elif not self.console.is_terminal and time.monotonic() - self._last_line > QUIET_SECONDS:
             self._say(f"{row.name}: {row.seen:,} images, loss {metrics['loss']:.4f}")
 

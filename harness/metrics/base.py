@@ -11,9 +11,10 @@ from harness.config import Trial
 from harness.data import registry as datasets
 from harness.data.base import Dataset, to_rgb
 from harness.diffusion.guidance import guided
-from harness.diffusion.process import Process, process
+from harness.diffusion.objectives import registry as objectives
+from harness.diffusion.objectives.base import Objective
 from harness.diffusion.samplers.registry import sample
-from harness.streams import generator
+from harness.streams import Noise
 
 BATCH = {"cpu": 128, "cuda": 512}  # images sampled at once
 
@@ -31,22 +32,20 @@ class Subject:
         return datasets.lookup(self.trial.data.dataset)
 
     @cached_property
-    def process(self) -> Process:
-        return process(self.trial.diffusion.schedule, self.trial.diffusion.timesteps).to(self.device)
+    def objective(self) -> Objective:
+        return objectives.objective(self.trial.diffusion, self.device)
 
     def generate(self, start: int, count: int) -> Tensor:
         """Samples start to start+count of an endless sequence as pictures, uint8 (N, C, S, S).
 
-        Sample i is of class i modulo the classes. The noise depends on `start` alone, so every model of a sweep is
-        asked for the same pictures.
+        Sample i is of class i modulo the classes, from the i-th noise: so every model of a sweep is asked for the same
+        pictures, on every device and at any batch.
         """
         labels = torch.arange(start, start + count, device=self.device) % self.dataset.classes
         settings = self.trial.evaluate
         model = guided(self.net, self.dataset.classes, settings.guidance, settings.guidance_channels)
-        rng = generator(self.device, "samples", start)
-        x = sample(
-            self.process, model, labels, self.dataset.shape, settings.sampler, settings.steps, self.dataset.bounded, rng
-        )
+        fresh = Noise(self.dataset.shape, start, count, self.device, "samples")
+        x = sample(self.objective, model, labels, settings.sampler, settings.steps, self.dataset.bounded, fresh)
         return self.dataset.to_pixels(x)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from harness.metrics.base import Samples, Subject
+from harness.metrics.diffusion_loss import diffusion_loss
 from harness.metrics.fidelity import fidelity
 from harness.metrics.reference import Bench
 from harness.metrics.sheet import sheet
@@ -16,6 +17,7 @@ from harness.metrics.val_loss import val_loss
 
 EVALUATORS: dict[str, Callable[[Subject, Bench, Samples], Iterator[tuple[str, float]]]] = {
     "val_loss": val_loss,
+    "diffusion_loss": diffusion_loss,
     "fidelity": fidelity,
 }
 

@@ -12,17 +12,16 @@ from .layers import LabelEmbedder, TimestepEmbedder, patchify, positions, unpatc
 
 
 class DiT(nn.Module):
-    """Predicts the noise, and with `learn_sigma` the covariance, of a noised image: forward(x, t, y) -> (N, K, S, S).
+    """What an objective asks of a noised image, be it noise or velocity: forward(x, t, y) -> (N, K, S, S).
 
-    Args: model, its shape; channels C, side S and classes of the data; label `classes` is the null class.
+    Args: model, its shape; channels C, side S and classes of the data; outputs K. Label `classes` is the null class.
     Raises ConfigError for an unknown conditioning or a patch that does not divide the side.
     """
 
-    def __init__(self, model: Model, channels: int, side: int, classes: int):
+    def __init__(self, model: Model, channels: int, side: int, classes: int, outputs: int):
         super().__init__()
         check_patch(model.patch, side)
         self.patch, self.width = model.patch, model.width
-        out = channels * (2 if model.learn_sigma else 1)  # K
         self.conditioning = choose("model.conditioning", model.conditioning, CONDITIONING)
         self.embed = nn.Linear(model.patch**2 * channels, model.width)
         self.time = TimestepEmbedder(model.width)
@@ -30,7 +29,7 @@ class DiT(nn.Module):
         self.register_buffer("positions", positions(model.width, side // model.patch), persistent=False)
         block = self.conditioning.Block
         self.blocks = nn.ModuleList(block(model.width, model.heads, model.mlp_ratio) for _ in range(model.depth))
-        self.head = self.conditioning.Head(model.width, model.patch**2 * out)
+        self.head = self.conditioning.Head(model.width, model.patch**2 * outputs)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         x = patchify(x.to(self.embed.weight.dtype), self.patch)  # (N, T, P*P*C)

@@ -2,7 +2,7 @@
 
 Shape letters, here and in the files beside it:
     N images in the batch    T tokens of an image (= G*G)    D width    H heads    E = D/H channels of a head
-    C channels in            K channels out (2C with learned covariance)
+    C channels in            K channels out, which the objective names
     S side of the image      P side of a patch               G = S/P patches a side
 """
 

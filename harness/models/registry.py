@@ -1,25 +1,29 @@
-"""Backbones by name. Another one is another file and one line here."""
+"""Backbones by name: the door of this room. Another one is another file and one line here."""
 
 import torch
 from torch import nn
 
 from harness.config import Model
-from harness.naming import choose
+from harness.errors import ConfigError
+from harness.naming import find
 
 from .dit import DiT
 from .unet import UNet
 
-# name -> class(model, channels, side, classes) with forward(x, t, y) and initialise(seed)
+# name -> class(model, channels, side, classes, outputs) with forward(x, t, y) and initialise(seed)
 BACKBONES = {"dit": DiT, "unet": UNet}
 
 
-def build(model: Model, channels: int, side: int, classes: int, seed: int | None = 0) -> nn.Module:
+def build(model: Model, channels: int, side: int, classes: int, outputs: int, seed: int | None = 0) -> nn.Module:
     """The backbone a config names, initialised from `seed`, in fp32 on the current default device.
 
     With `seed=None` the weights are left as they are, for the meta device or for weights to be loaded.
-    Raises ConfigError for an unknown backbone, or a setting that the backbone cannot have.
+    channels C, side S and classes are the data's, outputs K the objective's. Raises ConfigError for an unknown
+    backbone, outside code that is none, or a setting that the backbone cannot have.
     """
-    backbone = choose("model.backbone", model.backbone, BACKBONES)
+    backbone = find("model.backbone", model.backbone, BACKBONES)
+    if not (isinstance(backbone, type) and issubclass(backbone, nn.Module) and hasattr(backbone, "initialise")):
+        raise ConfigError(f"model.backbone: '{model.backbone}' is no torch.nn.Module with initialise(seed)")
     with torch.random.fork_rng(devices=[]):  # layers draw throw-away weights when made; leave the global stream be
-        net = backbone(model, channels, side, classes)
+        net = backbone(model, channels, side, classes, outputs)
     return net if seed is None else net.initialise(seed)

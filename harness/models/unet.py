@@ -19,16 +19,16 @@ INNERMOST = 4  # side below which no level goes
 
 
 class UNet(nn.Module):
-    """Predicts the noise, and with `learn_sigma` the covariance, of a noised image: forward(x, t, y) -> (N, K, S, S).
+    """What an objective asks of a noised image, be it noise or velocity: forward(x, t, y) -> (N, K, S, S).
 
-    Args: channels C, side S and classes of the data; label `classes` is the null class. Of `model`, `width` is the
-    channels of the outermost level, `depth` the residual blocks of a level (one more on the way up) and `heads` the
-    heads of each attention layer.
+    Args: channels C, side S and classes of the data; outputs K. Label `classes` is the null class. Of `model`, `width`
+    is the channels of the outermost level, `depth` the residual blocks of a level (one more on the way up) and `heads`
+    the heads of each attention layer.
     Raises ConfigError for a setting that only a transformer has: a patch other than 1, and a `conditioning` or an
     `mlp_ratio` other than the default.
     """
 
-    def __init__(self, model: Model, channels: int, side: int, classes: int):
+    def __init__(self, model: Model, channels: int, side: int, classes: int, outputs: int):
         from diffusers import UNet2DModel  # takes seconds, which only its own trials should wait
 
         super().__init__()
@@ -40,7 +40,7 @@ class UNet(nn.Module):
         self.net = UNet2DModel(
             sample_size=side,
             in_channels=channels,
-            out_channels=channels * (2 if model.learn_sigma else 1),  # K
+            out_channels=outputs,  # K
             block_out_channels=tuple(widths),
             layers_per_block=model.depth,
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import record
-from harness.config import Trial, flatten, make
+from harness.config import VERSION, Trial, flatten, make
 from harness.errors import ConfigError, first_line
 from harness.tracking import ledger
 from harness.tracking.client import connect
@@ -141,7 +141,8 @@ class Store:
         settings = flatten(make({"model.size": "S", "model.patch": 2})).keys()
         for run in self._entries("trial"):
             known = digests is None or run.params.get("data.digest") in digests
-            if run.status == "FINISHED" and record.TAG_WEIGHTS not in run.tags and known:
+            made_by = run.params.get("version") == str(VERSION)
+            if run.status == "FINISHED" and record.TAG_WEIGHTS not in run.tags and known and made_by:
                 try:
                     key = make({k: v for k, v in run.params.items() if k in settings}).training_id
                 except ConfigError:

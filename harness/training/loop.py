@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config import Trial
+from harness.data import registry as datasets
 from harness.data.base import Images
-from harness.diffusion.objectives.ddpm import Loss, training_loss
-from harness.diffusion.process import Process, add_noise, process
+from harness.diffusion.objectives import registry as objectives
+from harness.diffusion.objectives.base import Objective
 from harness.streams import generator
 from harness.training.state import State
 
@@ -50,27 +51,22 @@ def _order(seed: int, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator("cpu", "epoch", seed, epoch))
 
 
-def objective(p: Process, net: nn.Module, x0: Tensor, y: Tensor, index: Tensor, noise: Tensor) -> Loss:
-    """The loss of each image, in fp32 whatever the model computes in: x0 and noise (N, C, S, S), y and index (N,)."""
-    x = add_noise(p, x0, index, noise)
-    output = net(x, p.timestep[index], y).float()
-    return training_loss(p, output, x0, x, index, noise)
-
-
-def draw(data: Images, trial: Trial, images: int, timesteps: int, null: int, device: str) -> tuple[Tensor, ...]:
-    """The batch after `images` seen: x0 (N, C, S, S), y (N,), index (N,), noise (N, C, S, S)."""
+def draw(
+    data: Images, trial: Trial, objective: Objective, images: int, null: int, device: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The batch after `images` seen: x0 (N, C, S, S), y (N,), times (N,), noise (N, C, S, S)."""
     n, seed = trial.train.batch, trial.seed
     rng = generator(device, "batch", seed, images)
     chosen = batch_indices(seed, images, n, len(data.labels))
     if data.images.is_cuda:
         chosen = chosen.pin_memory().to(data.images.device, non_blocking=True)  # or the host would wait for the copy
-    mirrored = torch.rand(n, generator=rng, device=device) < 0.5 if trial.data.flip else None
+    mirrored = torch.rand(n, generator=rng, device=device) < 0.5 if datasets.flips(trial.data) else None
     x0 = data.examples(chosen, mirrored, device, rng)
     y = data.labels[chosen].to(device, non_blocking=True)
     dropped = torch.rand(n, generator=rng, device=device) < trial.train.label_dropout
     y = torch.where(dropped, null, y)
-    index = torch.randint(timesteps, (n,), generator=rng, device=device)
-    return x0, y, index, torch.randn(x0.shape, generator=rng, device=device)
+    t = objective.draw(n, rng)
+    return x0, y, t, torch.randn(x0.shape, generator=rng, device=device)
 
 
 def steps(state: State, trial: Trial, data: Images, null: int, compiled: bool = False) -> Iterator[Step]:
@@ -80,14 +76,14 @@ def steps(state: State, trial: Trial, data: Images, null: int, compiled: bool = 
     torch.compile: same mathematics, other rounding.
     """
     device = str(state.master.device)
-    p = process(trial.diffusion.schedule, trial.diffusion.timesteps).to(device)
-    loss_of = objective
+    objective = objectives.objective(trial.diffusion, device)
+    loss_of = objective.loss
     if compiled:
         torch._dynamo.reset()  # a warm worker may have compiled another trial's model
-        loss_of = torch.compile(objective, dynamic=False)
+        loss_of = torch.compile(objective.loss, dynamic=False)
     while state.step < trial.train.steps:
-        x0, y, index, noise = draw(data, trial, state.images, p.steps, null, device)
-        loss = loss_of(p, state.net, x0, y, index, noise)
+        x0, y, t, noise = draw(data, trial, objective, state.images, null, device)
+        loss = loss_of(state.net, x0, y, t, noise)
         total = loss.total.mean()
         total.backward()
         state.update()

@@ -1,52 +1,51 @@
-"""Training loss."""
+"""Predict the noise and the covariance (Nichol & Dhariwal, arXiv 2102.09672, "IDDPM"): what the paper trains with."""
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from harness.diffusion.base import Loss, Prediction
+from harness.diffusion.objectives.base import mean_square
+from harness.diffusion.objectives.noise import Noise
 from harness.diffusion.process import Process, at, log_variance, posterior_mean, predict_x0
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Per image, (N,): `mse` of the noise; `vb`, the variational bound in bits a value, or None without covariance."""
+class Ddpm(Noise):
+    """`ddpm`: the noise, followed along the channels by where the covariance lies between its bounds."""
 
-    mse: Tensor
-    vb: Tensor | None
+    @staticmethod
+    def outputs(channels: int) -> int:
+        return 2 * channels
 
-    @property
-    def total(self) -> Tensor:
-        return self.mse if self.vb is None else self.mse + self.vb
+    def read(self, output: Tensor, z: Tensor, t: Tensor) -> Prediction:
+        noise, fraction = output.chunk(2, dim=1)  # (N, C, S, S) each
+        return Prediction(predict_x0(self.process, z, t, noise), noise, fraction)
 
+    def loss(self, model: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Loss:
+        """IDDPM's hybrid loss (equations 16 and 4-7): the covariance learns from the bound alone.
 
-def training_loss(p: Process, output: Tensor, x0: Tensor, x: Tensor, index: Tensor, noise: Tensor) -> Loss:
-    """IDDPM's hybrid loss (equations 16 and 4-7), as the paper trains with.
-
-    output (N, C or 2C, S, S) is the model's at x = add_noise(x0, index, noise). With 2C channels the second half learns
-    the covariance from the bound alone: the mean in it has its gradient stopped. The bound's one random term stands
-    for the sum over T of them, at IDDPM's weight of 0.001, which at T = 1000 comes to one.
-    """
-    predicted, fraction = output[:, : x0.shape[1]], output[:, x0.shape[1] :]
-    mse = (predicted - noise).square().flatten(1).mean(1)  # (N,)
-    if not fraction.numel():
-        return Loss(mse, None)
-    return Loss(mse, bound_term(p, predicted.detach(), fraction, x0, x, index) * (p.steps / 1000))
+        One random term of the bound stands for the sum over T of them, at weight 1 as in the paper's code; IDDPM's is
+        T / 1000, which is the same at the paper's T.
+        """
+        z = self.noised(x0, t, noise)
+        predicted, fraction = self.ask(model, z, t, y).chunk(2, dim=1)  # (N, C, S, S) each
+        vb = bound_term(self.process, predicted.detach(), fraction, x0, z, t)
+        return Loss(mean_square(predicted - noise), vb)
 
 
 def bound_term(p: Process, predicted: Tensor, fraction: Tensor, x0: Tensor, x: Tensor, index: Tensor) -> Tensor:
-    """One term of the variational bound, bits a value, (N,): a KL, or at the first step a discretised likelihood."""
+    """One term of the variational bound, in bits a value, (N,): a KL, or at the first step a discretised likelihood."""
     true_mean, true_log = posterior_mean(p, x0, x, index), at(p.posterior_log_variance, index)
     mean = posterior_mean(p, predict_x0(p, x, index, predicted), x, index)
     log = log_variance(p, fraction, index)
     kl = 0.5 * (log - true_log - 1 + (true_log - log).exp() + (true_mean - mean).square() * (-log).exp())
     first = (index == 0)[:, None, None, None]
-    nats = torch.where(first, -_discretised_log_likelihood(x0, mean, log / 2), kl)
+    nats = torch.where(first, -discretised_log_likelihood(x0, mean, log / 2), kl)
     return nats.flatten(1).mean(1) / math.log(2)
 
 
-def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """log of a Gaussian's mass in the 2/255-wide bin around x in [-1, 1], open at both ends (DDPM section 3.3)."""
     inverse = (-log_scale).exp()
 
