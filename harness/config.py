@@ -139,6 +139,7 @@ class Evaluate(_Settings):
     points: int = Field(3, gt=0)  # evaluations in a run: at images/2^(points-1), ..., images/2, images
     samples: int = Field(50_000, gt=3)  # generated images of each evaluation; precision looks at three neighbours
     reference: int = Field(50_000, gt=3)  # real training images on the other side of the distance
+    manifold: int = Field(0, ge=0)  # of those, the first so many are what precision and recall look at; 0 means all
     sampler: str = "ddpm"  # a name in `harness.diffusion.samplers.registry.SAMPLERS`
     steps: int = Field(250, gt=0)  # sampling steps, respaced from the training timesteps
     guidance: float = Field(1.0, ge=0)  # classifier-free guidance scale; 1 is none
@@ -359,7 +360,10 @@ SCALES: dict[str, Scale] = {
     "paper": Scale(
         about="the paper's own study: ImageNet 256x256 latents, 400K steps of batch 256, FID-50K of 250 DDPM steps",
         ladder=("S", "B", "L", "XL"),
-        fields={"data.dataset": "imagenet-256-latents", "train.ema_decay": 0.9999, "evaluate.extractor": "inception"},
+        fields={
+            "data.dataset": "imagenet-256-latents", "train.ema_decay": 0.9999,
+            "evaluate.extractor": "inception", "evaluate.manifold": 10_000,
+        },
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness import hardware, record
-from harness.config import VERSION, Trial
+from harness.config import Trial
 from harness.cost import cost, interface, work
 from harness.data import registry as datasets
 from harness.diffusion.objectives import registry as objectives
@@ -75,8 +75,7 @@ def facts(trial: Trial, digest: str, device: str) -> dict[str, Any]:
         "evaluate.split": SPLIT,
         "train.arithmetic": str(hardware.arithmetic(trial.train.precision, device)).removeprefix("torch."),
         "evaluate.calls": samplers.calls(trial.evaluate),
-        "version": VERSION,
-    } | trial.outside
+    }
 
 
 def bench(trial: Trial, place: Place) -> Bench:

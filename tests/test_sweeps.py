@@ -365,8 +365,8 @@ def test_the_end_of_a_run_is_a_summary_and_an_exit_code(
 
 FINISHED = """
 import sys
-from harness import tracking
-from harness.tracking import Run
+from harness.tracking import store as tracking
+from harness.tracking.store import Run
 from sweeps import __main__ as door
 
 class Done:

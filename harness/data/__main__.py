@@ -1,4 +1,4 @@
-"""Prepare a dataset: `python -m harness.data fashion-mnist --folder data`."""
+"""Prepare a dataset: `python -m harness.data fashion-mnist --folder data`, or your own as `package.module:NAME`."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ def main(dataset: str, folder: Path = Path("data")) -> None:
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    where = folder / dataset if datasets.lookup(dataset).read else parquet_path(dataset, folder)
+    known = datasets.lookup(dataset)
+    where = folder / known.name if known.read else parquet_path(known.name, folder)
     print(f"{dataset}: {sizes} images in {where}")
 
 

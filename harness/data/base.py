@@ -1,5 +1,6 @@
 """What a dataset is, whatever it holds: what a model needs to know of it, and its images in memory."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 
 SPLITS = ("train", "test")
 MANIFEST = "manifest.json"  # of a folder of latents
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # what a dataset may be called: its file or folder is too
+NAMES = "letters, digits, '.', '_' and '-'"  # the same in words
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,7 @@ def _from_debian(scratch: Path) -> Path:
     return scratch / "unpacked" / "usr" / "share" / "datasets" / "fashion-mnist"
 
 
-DATASET = Dataset(
+DATASET = Dataset(  # not to be flipped: all its shoes point to the left
     name="fashion-mnist", channels=1, side=32, classes=10, bounded=True, flip=False, decode=_decode,
     class_names=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
                  "Ankle boot"),

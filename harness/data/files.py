@@ -45,6 +45,7 @@ def make(dataset: Dataset, path: Path) -> None:
     except OSError as error:
         raise _unwritable(path, error) from None
     splits = dataset.decode(path.parent)
+    _check(dataset, splits)
     digest = digest_of(splits)
     if dataset.digest and digest != dataset.digest:
         raise ConfigError(
@@ -61,6 +62,22 @@ def make(dataset: Dataset, path: Path) -> None:
     ).replace_schema_metadata({DIGEST_KEY: digest})
     with whole(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=["split"], write_statistics=["split"])
+
+
+def _check(dataset: Dataset, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Raises ConfigError for what cannot be kept as it is: decoding may be code of the user's own."""
+    for split in SPLITS:
+        images, labels = map(np.asarray, splits.get(split, ((), ())))
+        if images.dtype != np.uint8 or images.shape[1:] != dataset.shape or labels.shape != images.shape[:1]:
+            shape = ", ".join(map(str, dataset.shape))
+            raise ConfigError(
+                f"{dataset.name}: its {split} images are {images.dtype} {images.shape} with labels {labels.shape}; "
+                f"allowed: uint8 (N, {shape}) with labels (N,)"
+            )
+        if wrong := sorted(set(labels.tolist()) - set(range(dataset.classes))):
+            raise ConfigError(
+                f"{dataset.name}: its {split} images have the label {wrong[0]}; allowed: 0 to {dataset.classes - 1}"
+            )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ Then `data.dataset=my-photos` trains on it. Killed half-way, the same command go
 What a folder of images is, `pictures` says; what lies on disk in the end, `shards`.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from rich.console import Console
 from harness import hardware
 from harness.data import autoencoder, pictures, shards
 from harness.data.autoencoder import BATCH, Autoencoder
-from harness.data.base import SPLITS
+from harness.data.base import NAME, NAMES, SPLITS
 from harness.data.pictures import Picture, Source
 from harness.data.registry import DATASETS
 from harness.data.shards import REFERENCE, Manifest, path_of
@@ -30,7 +29,6 @@ from harness.errors import ConfigError
 from harness.progress import clock, meter
 
 ROWS = 2_000  # images of a shard: 65 MB at 256x256 pixels, and the most that is lost when it is killed
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,13 @@ class Job:
         return [*reference, path_of(home, self.split, self.number)]
 
 
-def encode(source: Source, coder: Autoencoder, home: Path, side: int, reference: int, console: Console) -> Manifest:
+def encode(
+    source: Source, coder: Autoencoder, home: Path, side: int, reference: int, flip: bool, console: Console
+) -> Manifest:
     """Make the dataset `home` of a source's images, cropped to `side` pixels, or what is missing of it.
 
-    reference: training images to keep as pictures. Raises ConfigError if `home` was begun with anything else.
+    reference: training images to keep as pictures; flip: whether training mirrors half of the images, which changes no
+    shard. Raises ConfigError if `home` was begun with anything else.
     """
     recipe = {
         "source": source.digest, "autoencoder": coder.digest, "side": str(side), "reference": str(reference),
@@ -72,7 +73,7 @@ def encode(source: Source, coder: Autoencoder, home: Path, side: int, reference:
         home, channels=channels, side=cells, image_side=side, class_names=source.class_names, rows=ROWS,
         counts={s: len(source.splits[s]) for s in SPLITS} | {REFERENCE: sum(job.kept for job in jobs)},
         scale=coder.scale, shift=coder.shift, autoencoder=coder.name, autoencoder_digest=coder.digest,
-        source_digest=source.digest,
+        source_digest=source.digest, flip=flip,
         shards={path.name: shards.facts(path)[1] for job in jobs for path in job.files(home)},
     )  # fmt: skip
     for path in (*home.glob(".*.tmp"), *home.glob("mapped/*")):  # of killed runs, and of another content
@@ -142,7 +143,7 @@ def _keep(coder: Autoencoder, folder: Path) -> None:
 def _home(folder: Path, name: str, shape: tuple[int, int, int]) -> Path:
     """Where the dataset will lie. Raises ConfigError for a name that will not do or that means other data."""
     if not NAME.fullmatch(name):
-        raise ConfigError(f"name: '{name}' cannot be a dataset's; allowed: letters, digits, '.', '_' and '-'")
+        raise ConfigError(f"name: '{name}' cannot be a dataset's; allowed: {NAMES}")
     known = DATASETS.get(name)
     if known and (known.bounded or known.shape != shape):
         theirs, ours = ("x".join(map(str, of)) for of in (known.shape, shape))
@@ -159,6 +160,9 @@ def main(
     held_out: Annotated[float, typer.Option(help="share of the images, where ROOT has no splits", min=0, max=1)] = 0.05,
     seed: Annotated[int, typer.Option(help="of the images' order, and so of which are held out")] = 0,
     reference: Annotated[int, typer.Option(help="training images to keep as pictures, for FID", min=4)] = 50_000,
+    flip: Annotated[
+        bool, typer.Option("--flip/--no-flip", help="is a mirror image as likely? training then flips half of them")
+    ] = True,
 ) -> None:
     """Encode a folder of images into latents, once; the same command goes on where it was stopped."""
     torch.set_float32_matmul_precision("high")
@@ -168,7 +172,7 @@ def main(
         home = _home(folder, name, loaded.shape(side))
         with meter("checking images", console) as tell:
             source = pictures.scan(root, held_out, seed, home / "checked.parquet", tell)
-        manifest = encode(source, loaded, home, side, reference, console)
+        manifest = encode(source, loaded, home, side, reference, flip, console)
     except ConfigError as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:

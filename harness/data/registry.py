@@ -1,29 +1,52 @@
 """Datasets by name, and their images in memory: the door of this room.
 
 A dataset is a file here and a line of `DATASETS`. A dataset of latents is a folder `<folder>/<name>` of its own
-(`shards`), found by its manifest.
+(`shards`), found by its manifest. One of the user's own package is named `package.module:NAME`: a `Dataset`, or what
+returns one when it is called without arguments; on disk it has its own `name`.
 """
 
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
 
 from harness.config import Data
 from harness.data import cifar10, fashion_mnist, files, imagenet, shards
-from harness.data.base import MANIFEST, SPLITS, Dataset, Images
-from harness.errors import ConfigError
-from harness.naming import choose
+from harness.data.base import MANIFEST, NAME, NAMES, SPLITS, Dataset, Images
+from harness.errors import ConfigError, first_line
+from harness.naming import find, is_outside
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (fashion_mnist.DATASET, cifar10.DATASET, imagenet.DATASET)
+    dataset.name: dataset
+    for dataset in (fashion_mnist.DATASET, cifar10.DATASET, imagenet.LATENTS_256, imagenet.LATENTS_512)
 }
+WANTED = "allowed: a harness.data.base.Dataset, or what returns one when it is called without arguments"
 
 
 def lookup(name: str) -> Dataset:
-    """Raises ConfigError for an unknown dataset."""
-    return choose("data.dataset", name, DATASETS)
+    """Raises ConfigError for an unknown dataset, and for what is none."""
+    return _outside(name) if is_outside(name) else find("data.dataset", name, DATASETS)
+
+
+@cache
+def _outside(name: str) -> Dataset:
+    """The dataset that `package.module:NAME` names, made once a process."""
+    dataset = find("data.dataset", name, {})
+    if callable(dataset):
+        try:
+            dataset = dataset()
+        except Exception as error:  # whatever its own code raises
+            raise ConfigError(f"data.dataset: '{name}' cannot be made ({first_line(error)}); {WANTED}") from None
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"data.dataset: '{name}' is of type {type(dataset).__name__}; {WANTED}")
+    if not NAME.fullmatch(dataset.name):
+        raise ConfigError(f"data.dataset: the name '{dataset.name}' of '{name}' cannot be a file's; allowed: {NAMES}")
+    if DATASETS.get(dataset.name, dataset) is not dataset:
+        raise ConfigError(f"data.dataset: the name '{dataset.name}' of '{name}' is another dataset's; choose another")
+    if not (dataset.decode or dataset.read):
+        raise ConfigError(f"data.dataset: '{name}' has no images; allowed: a Dataset with `decode` or `read`")
+    return dataset
 
 
 def discover(name: str, folder: Path | str) -> None:
@@ -31,6 +54,8 @@ def discover(name: str, folder: Path | str) -> None:
 
     Raises ConfigError if its manifest cannot be read.
     """
+    if not NAME.fullmatch(name):  # no folder's name, but of code, or of a path to somewhere else
+        return
     home = Path(folder).resolve() / name
     if os.path.exists(home / MANIFEST):
         DATASETS[name] = shards.entry(home)
@@ -39,7 +64,7 @@ def discover(name: str, folder: Path | str) -> None:
 def load(name: str, split: str, folder: Path | str) -> Images:
     """A split (`train` or `test`) of a dataset, kept in memory for the life of the process.
 
-    Makes `<folder>/<name>.parquet` the first time, from files in the folder or from the network.
+    Makes the Parquet file the first time, from files in the folder or from the network.
     Raises ConfigError, one line, when the data can neither be found nor trusted.
     """
     discover(name, folder)
@@ -59,14 +84,15 @@ def reference(name: str, count: int, folder: Path | str) -> Images:
     if len(pictures) < min(count, len(train)):
         raise ConfigError(
             f"evaluate.reference: {count} exceeds the {len(pictures)} pictures that were kept of {name}; take so many, "
-            f"or delete {Path(folder) / name} and encode it with more"
+            f"or delete {Path(folder) / lookup(name).name} and encode it with more"
         )
     return pictures
 
 
 @lru_cache(maxsize=2)
 def _splits(name: str, folder: str) -> dict[str, Images]:
-    dataset, path = DATASETS[name], files.parquet_path(name, folder)
+    dataset = lookup(name)
+    path = files.parquet_path(dataset.name, folder)
     if dataset.read:
         return dataset.read(Path(folder))
     if not os.path.exists(path):  # where pathlib's would raise for a folder that may not be entered

@@ -50,6 +50,7 @@ class Manifest(BaseModel):
     side: int  # of a latent, in cells
     image_side: int  # of a picture, in pixels
     class_names: tuple[str, ...]
+    flip: bool = True  # is a mirror image as likely as the image itself? Older manifests do not say
     counts: dict[str, int]  # images of each split, and of the reference
     rows: int  # of a shard, but for the last of its split
     scale: float  # latents are (z - shift) * scale for the autoencoder's z
@@ -58,7 +59,7 @@ class Manifest(BaseModel):
     autoencoder_digest: str  # sha256 of its weights, scale and shift
     source_digest: str  # sha256 of the images' content, labels and order
     shards: dict[str, str]  # file -> sha256 of its content
-    digest: str  # sha256 over the shards: the dataset's
+    digest: str  # sha256 over the shards, and over `flip` where it is false: the dataset's
 
     def files(self, home: Path, split: str) -> list[Path]:
         return [home / name for name in self.shards if name.startswith(f"{split}-")]
@@ -125,7 +126,7 @@ def entry(home: Path) -> Dataset:
         raise ConfigError(f"{path}: cannot be read ({first_line(error)}); {AGAIN}") from None
     return Dataset(
         name=home.name, channels=manifest.channels, side=manifest.side, classes=len(manifest.class_names),
-        class_names=manifest.class_names, digest=manifest.digest, bounded=False, decode=None,
+        class_names=manifest.class_names, digest=manifest.digest, bounded=False, flip=manifest.flip, decode=None,
         read=lambda folder: _read(home, manifest),
         to_pixels=lambda latents: _decoder(home, manifest.autoencoder_digest).decode(latents),
     )  # fmt: skip
@@ -241,8 +242,12 @@ def facts(shard: Path) -> tuple[dict[str, str], str] | None:
 
 
 def write_manifest(home: Path, **known) -> Manifest:
-    """The last step: from here on the folder is a dataset. Its digest is made here."""
-    digest = hashlib.sha256(json.dumps(known["shards"], sort_keys=True).encode()).hexdigest()
+    """The last step: from here on the folder is a dataset. Its digest is made here.
+
+    Runs that flipped and runs that did not are of other data: who changes `flip` is told by the digest.
+    """
+    content = known["shards"] if known["flip"] else known["shards"] | {"flip": False}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     manifest = Manifest(digest=digest, **known)
     with whole(home / MANIFEST) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -1,9 +1,20 @@
 """Weights to and from other programs: the official DiT's checkpoints and folders of diffusers' `DiTPipeline`.
 
-    network = load_official("DiT-XL-2-256x256.pt")
-    images = diffusion.sample(diffusion.process(), network.net(), labels, network.shape, bounded=False)
+    import torch
 
-Both are the paper's adaLN-Zero DiT under other names, so nothing is lost on the way: weights come back bit for bit.
+    from harness.diffusion.guidance import guided
+    from harness.diffusion.objectives.registry import objective
+    from harness.diffusion.samplers.registry import sample
+    from harness.interop import load_official
+    from harness.streams import Noise
+
+    network = load_official("DiT-XL-2-256x256.pt")
+    labels, fresh = torch.tensor([207, 360]), Noise(network.shape, 0, 2, "cpu", "a seed")
+    model = guided(network.net(), network.classes, 4.0)
+    latents = sample(objective(network.diffusion), model, labels, "ddim", 50, network.bounded, fresh)
+
+Both are the paper's adaLN-Zero DiT under other names, so weights come back bit for bit; what a format has no place for
+is refused.
 """
 
 from .diffusers import load_diffusers, save_diffusers

@@ -3,6 +3,7 @@
 What its library does in its own way:
 - Every block has its own embedders of timestep and label. Ours are copied into each; coming back they must agree.
 - The null class of its guidance is 1000, whatever the table holds. Rows from ours up to that one are the null class.
+- Its schedule says what the network predicts, noise or velocity; learned covariance shows in the channels out alone.
 - It splits the learned covariance off and forgets it: `DDPMScheduler(variance_type="learned_range")` takes it, by hand.
 - Its timestep frequencies and its DDIM differ a little from the paper's; `pipeline.py`, which goes along, has ours.
 """
@@ -24,7 +25,7 @@ from harness.naming import choose
 
 from . import names, pipeline
 from .identity import identity
-from .network import Network, model_of
+from .network import Network, model_of, objective_of
 
 OUTSIDE = {
     "embed":           "pos_embed.proj",
@@ -48,6 +49,15 @@ BLOCKS, EMBED = "transformer_blocks", "pos_embed.proj.weight"
 NULL = 1000  # the null class of DiTPipeline
 FIXED = {"activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "attention_bias": True}
 
+# objective -> diffusers' word for what the network predicts
+PREDICTS = {"ddpm": "epsilon", "noise": "epsilon", "v": "v_prediction"}
+
+# what it has a place for
+KNOWN = {
+    "model.backbone": ("dit",), "model.conditioning": ("adaLN-Zero",), "model.mlp_ratio": (4.0,),
+    "diffusion.objective": tuple(PREDICTS),
+}  # fmt: skip
+
 # schedule -> diffusers' words for it, at 1000 timesteps; a schedule of another length is written out, beta by beta.
 BETAS = {
     "linear":        {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2},
@@ -60,7 +70,7 @@ def save_diffusers(network: Network, folder: Path | str) -> Path:
     """Write a folder for `DiTPipeline.from_pretrained`; returns it. `pipeline.py` in it says how to load it.
 
     A network of latents needs to know its autoencoder; one of pixels gets one that changes nothing.
-    Raises ConfigError for a model that diffusers has no place for, or an autoencoder that does not fit.
+    Raises ConfigError for a model or objective that diffusers has no place for, or an autoencoder that does not fit.
     """
     folder = Path(folder)
     whole = DiTPipeline(to_transformer(network), _coder(network), to_scheduler(network))
@@ -92,15 +102,16 @@ def load_diffusers(folder: Path | str) -> Network:
     labels = {int(key): value for key, value in index.get("id2label", {}).items()}
     class_names = tuple(labels[key] for key in sorted(labels))
     coder = None if bounded else folder / "vae"
-    return replace(from_transformer(transformer, schedule_of(scheduler), bounded, class_names), coder=coder)
+    return replace(from_transformer(transformer, scheduler, bounded, class_names), coder=coder)
 
 
 def to_transformer(network: Network) -> DiTTransformer2DModel:
-    """The network as diffusers has it. Raises ConfigError for a model that has no place there."""
-    network.require("diffusers", backbone="dit", conditioning="adaLN-Zero", mlp_ratio=4.0)
+    """The network as diffusers has it. Raises ConfigError for a model or objective that has no place there."""
+    network.require("diffusers", KNOWN)
     if network.classes > NULL:
         raise ConfigError(f"classes: {network.classes} leave no place for the null class of diffusers; allowed: {NULL}")
     model, weights = network.model, dict(network.weights)
+    outputs = len(weights["head.linear.bias"]) // model.patch**2
     weights["embed.weight"] = names.to_convolution(weights["embed.weight"], model.patch)
     table = weights["label.weight"]  # (classes + 1, D)
     weights["label.weight"] = torch.cat([table, table[-1:].expand(NULL - network.classes, -1)])  # (1001, D)
@@ -112,18 +123,15 @@ def to_transformer(network: Network) -> DiTTransformer2DModel:
             state |= zip(_split(i, part), thirds, strict=True)
     transformer = DiTTransformer2DModel(
         num_attention_heads=model.heads, attention_head_dim=model.width // model.heads, num_layers=model.depth,
-        in_channels=network.channels, out_channels=network.channels * (2 if model.learn_sigma else 1),
-        sample_size=network.side, patch_size=model.patch, num_embeds_ada_norm=NULL, norm_eps=1e-6, **FIXED,
+        in_channels=network.channels, out_channels=outputs, sample_size=network.side, patch_size=model.patch,
+        num_embeds_ada_norm=NULL, norm_eps=1e-6, **FIXED,
     )  # fmt: skip
     transformer.load_state_dict(state)
     return transformer.eval()
 
 
 def from_transformer(
-    transformer: DiTTransformer2DModel,
-    schedule: Diffusion = Diffusion(),
-    bounded: bool = False,
-    class_names: tuple[str, ...] = (),
+    transformer: DiTTransformer2DModel, scheduler: DDIMScheduler, bounded: bool, class_names: tuple[str, ...]
 ) -> Network:
     """The network of a diffusers model. Raises ConfigError if it is another one than the paper's DiT."""
     config, state = transformer.config, {name: w.float() for name, w in transformer.state_dict().items()}
@@ -132,9 +140,10 @@ def from_transformer(
             raise ConfigError(f"{field}: {config[field]!r} is unknown to this project; allowed: {only!r}")
     depth, channels = config.num_layers, config.in_channels
     model = model_of(
-        channels, transformer.out_channels, depth=depth, heads=config.num_attention_heads, patch=config.patch_size,
-        width=config.num_attention_heads * config.attention_head_dim,
+        depth=depth, width=config.num_attention_heads * config.attention_head_dim, heads=config.num_attention_heads,
+        patch=config.patch_size,
     )  # fmt: skip
+    diffusion = diffusion_of(scheduler, channels, transformer.out_channels)
     weights = {ours: state[theirs] for ours, theirs in (_table(depth) | _copies(0)).items()}
     for i in range(depth):
         for ours, theirs in _copies(i).items():
@@ -145,30 +154,38 @@ def from_transformer(
     weights["embed.weight"] = names.from_convolution(weights["embed.weight"])
     weights["label.weight"] = _own(weights["label.weight"])
     classes = len(weights["label.weight"]) - 1
-    return Network(model, channels, config.sample_size, classes, weights, schedule, bounded, class_names)
+    return Network(model, channels, config.sample_size, classes, weights, diffusion, bounded, class_names)
 
 
 def to_scheduler(network: Network) -> DDIMScheduler:
-    """Diffusers' own DDIM on the schedule that the network was trained with.
+    """Diffusers' own DDIM on the schedule that the network was trained with, for what it predicts.
 
     It must not clip, pixels or not: its step would go on with the noise of the unclipped image, and the more steps it
     takes the further it strays.
     """
     name, steps = network.diffusion.schedule, network.diffusion.timesteps
+    predicts = choose("diffusion.objective", network.diffusion.objective, PREDICTS)
     betas = choose("diffusion.schedule", name, BETAS)
     if steps != 1000:
-        betas = {"trained_betas": process(name, steps).beta.tolist()}
-    return DDIMScheduler(steps, **betas, clip_sample=False)
+        abar = process(name, steps).abar
+        betas = {"trained_betas": [1 - abar[0].item(), *(1 - abar[1:] / abar[:-1]).tolist()]}
+    return DDIMScheduler(steps, **betas, prediction_type=predicts, clip_sample=False)
 
 
-def schedule_of(scheduler: DDIMScheduler) -> Diffusion:
-    """The schedule of ours that a scheduler has. Raises ConfigError for any other, or one that predicts no noise."""
-    kind, found = scheduler.config.prediction_type, scheduler.alphas_cumprod
-    if kind != "epsilon":
-        raise ConfigError(f"scheduler: it predicts '{kind}'; allowed: epsilon")
+def diffusion_of(scheduler: DDIMScheduler, channels: int, out: int) -> Diffusion:
+    """Objective and schedule of ours that a scheduler has, of a network with so many channels in and out.
+
+    Raises ConfigError for any other.
+    """
+    predicts, found = scheduler.config.prediction_type, scheduler.alphas_cumprod
+    known = [ours for ours, theirs in PREDICTS.items() if theirs == predicts]
+    if not known:
+        allowed = ", ".join(dict.fromkeys(PREDICTS.values()))
+        raise ConfigError(f"scheduler: it predicts '{predicts}'; allowed: {allowed}")
+    objective = objective_of(known, channels, out)
     for name in BETAS:
-        if torch.allclose(process(name, len(found)).abar, found, rtol=1e-3, atol=0):
-            return Diffusion(schedule=name, timesteps=len(found))
+        if torch.allclose(process(name, len(found)).abar.float(), found, rtol=1e-3, atol=0):
+            return Diffusion(objective=objective, schedule=name, timesteps=len(found))
     raise ConfigError(f"scheduler: its betas are of an unknown schedule; allowed: {', '.join(BETAS)}")
 
 

@@ -1,5 +1,6 @@
 """What passes between this project and others: a network's weights, and all that is needed to use them."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import Diffusion, Model, make
-from harness.errors import ConfigError
 from harness.diffusion.objectives.registry import kind
+from harness.errors import ConfigError
 from harness.models.registry import build
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network at rest. Raises ConfigError if its weights are not those of its model."""
+    """A network at rest. Raises ConfigError if its weights are not those of its model and objective."""
 
     model: Model
     channels: int
     side: int  # pixels, or latent cells
     classes: int
     weights: dict[str, Tensor]  # what `harness.models.build(...)` calls its state, fp32
-    diffusion: Diffusion = field(default_factory=Diffusion)
+    diffusion: Diffusion = field(default_factory=Diffusion)  # what it puts out, and at which noise levels
     bounded: bool = False  # are its images pixels in [-1, 1]? Latents are not
     class_names: tuple[str, ...] = ()  # empty where they are only numbers
     coder: Path | None = None  # of latents: the folder of their autoencoder, where it is known
@@ -46,27 +47,31 @@ class Network:
         net.load_state_dict(self.weights)
         return net.eval()
 
-    def require(self, program: str, **allowed: Any) -> None:
-        """Raises ConfigError if a field of the model has another value than the one that a program knows."""
-        for name, only in allowed.items():
-            value = getattr(self.model, name)
-            if value != only:
-                raise ConfigError(f"model.{name}: {value!r} is unknown to {program}; allowed: {only!r}")
+    def require(self, program: str, allowed: Mapping[str, Iterable[Any]]) -> None:
+        """Raises ConfigError if a setting, such as `model.backbone`, has another value than a program knows."""
+        for name, known in allowed.items():
+            part, leaf = name.split(".")
+            value = getattr(getattr(self, part), leaf)
+            if value not in known:
+                raise ConfigError(f"{name}: {value!r} is unknown to {program}; allowed: {', '.join(map(repr, known))}")
 
     def _build(self) -> nn.Module:
         outputs = kind(self.diffusion.objective).outputs(self.channels)
         return build(self.model, self.channels, self.side, self.classes, outputs, seed=None)
 
 
-def model_of(channels: int, out: int, **fields: Any) -> Model:
-    """The adaLN-Zero DiT of `channels` in and `out` channels out; `fields` are those of `Model`.
+def model_of(**fields: Any) -> Model:
+    """The adaLN-Zero DiT with these fields of `Model`. Raises ConfigError, one line, for a value that cannot be."""
+    return make({f"model.{name}": value for name, value in fields.items()}).model
 
-    Raises ConfigError, one line, for a value that cannot be.
-    """
-    if out not in (channels, 2 * channels):
-        raise ConfigError(f"channels out: {out}; allowed: {channels}, or {2 * channels} with learned covariance")
-    settings = {f"model.{name}": value for name, value in fields.items()} | {"model.learn_sigma": out != channels}
-    return make(settings | {"evaluate.sampler": "ddim"}).model  # which any model has; only the model is asked for
+
+def objective_of(known: Iterable[str], channels: int, out: int) -> str:
+    """Which of these objectives has `out` channels put out for `channels`. Raises ConfigError if none has."""
+    fit = {kind(name).outputs(channels): name for name in known}
+    if out not in fit:
+        allowed = ", ".join(f"{count} (objective {name})" for count, name in fit.items())
+        raise ConfigError(f"channels out: {out}; allowed: {allowed}")
+    return fit[out]
 
 
 def _said(shape: tuple[int, ...] | None) -> str:

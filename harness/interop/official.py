@@ -1,24 +1,25 @@
 """Checkpoints in the layout of the paper's own code (github.com/facebookresearch/DiT), by their published names.
 
 The two networks compute the same, with four differences in what is stored: patches are embedded by a convolution, the
-positions are saved, the heads are not, and learned covariance shows only in the number of channels out.
+positions are saved, the heads are not, and learned covariance shows only in the number of channels out. The file holds
+weights alone: what else there is to know of a network, its reader takes for granted.
 """
 
 import argparse
 import math
-import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.config import SIZES
+from harness.config import SIZES, Diffusion
 from harness.errors import ConfigError, first_line
 from harness.models.layers import positions
 from harness.training import checkpoint
 
 from . import names
-from .network import Network, model_of
+from .network import Network, model_of, objective_of
 
 OUTSIDE = {
     "embed":           "x_embedder.proj",
@@ -35,43 +36,59 @@ BLOCK = {
     "mlp.0":         "mlp.fc1",
     "mlp.2":         "mlp.fc2",
 }  # fmt: skip
-EMBED, POSITIONS = "x_embedder.proj.weight", "pos_embed"
+EMBED, POSITIONS, LABELS = "x_embedder.proj.weight", "pos_embed", "y_embedder.embedding_table.weight"
+HEAD, HIDDEN = "final_layer.linear.bias", "blocks.0.mlp.fc1.bias"
+DIMENSIONS = {EMBED: 4, POSITIONS: 3, LABELS: 2, HEAD: 1, HIDDEN: 1}  # of what a network's shape is read from
+
+OBJECTIVES = ("ddpm", "noise")
+KNOWN = {"model.backbone": ("dit",), "model.conditioning": ("adaLN-Zero",), "diffusion.objective": OBJECTIVES}
+
+# Numbers of classes so common that a table of so many rows is hardly one of a class less and the null class.
+USUAL = (10, 100, 1000)
 
 # Their training averages the positions along with the weights, which leaves rounding errors of about 1e-4 in a released
 # checkpoint. Positions in another order differ by about 1.
 NEAR = 1e-2
 
 
-def load_official(path: Path | str, heads: int = 0) -> Network:
+def load_official(path: Path | str, heads: int = 0, classes: int = 0) -> Network:
     """The network of a checkpoint: a plain state dict, or one under `ema` or `model` as their training writes it.
 
     Attention heads cannot be told from weights: without `heads` they are those of the named size that has this depth
-    and width. Images are taken to be latents, and the schedule the paper's.
-    Raises ConfigError, one line, for a file in another layout or with positions other than ours.
+    and width. Nor can the null class: without `classes` the last row of the label table is taken for it, unless there
+    are as many rows as a usual dataset has classes. Images are taken to be latents, and the schedule the paper's.
+    Raises ConfigError, one line, for a file in another layout, with positions other than ours, or without a null class.
     """
     path = Path(path)
     state = _state(path)
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")}) or 1
     table = _table(depth)
     names.require(state, {*table.values(), POSITIONS}, f"{path}: not the layout of the official DiT: it")
+    for name, count in DIMENSIONS.items():
+        if state[name].dim() != count or not state[name].numel():
+            raise ConfigError(f"{path}: {name} is {(*state[name].shape,)}; allowed: {count} dimensions, none of them 0")
     width, channels, patch, _ = state[EMBED].shape
     grid = math.isqrt(state[POSITIONS].shape[1])
     _check_positions(path, state[POSITIONS], positions(width, grid)[None])
+    objective = objective_of(OBJECTIVES, channels, len(state[HEAD]) // patch**2)
     model = model_of(
-        channels, len(state["final_layer.linear.bias"]) // patch**2, depth=depth, width=width,
-        heads=heads or _heads(depth, width), patch=patch, mlp_ratio=len(state["blocks.0.mlp.fc1.bias"]) / width,
-    )  # fmt: skip
+        depth=depth, width=width, heads=heads or _heads(depth, width), patch=patch, mlp_ratio=len(state[HIDDEN]) / width
+    )
     weights = {ours: state[theirs].float() for ours, theirs in table.items()}
     weights["embed.weight"] = names.from_convolution(weights["embed.weight"])
-    return Network(model, channels, grid * patch, len(weights["label.weight"]) - 1, weights)
+    classes = _classes(path, len(state[LABELS]), classes)
+    return Network(model, channels, grid * patch, classes, weights, Diffusion(objective=objective))
 
 
 def save_official(network: Network, folder: Path | str) -> Path:
     """Write a plain state dict into the folder, as `DiT-B-4-32x32.pt` where the side is 32; returns the file.
 
-    Raises ConfigError for a model that is not adaLN-Zero.
+    Names of classes, and whether images are pixels, are not in it.
+    Raises ConfigError for a model or objective that it has no place for, or a schedule or heads that `load_official`
+    would not come back with.
     """
-    network.require("the official DiT", backbone="dit", conditioning="adaLN-Zero")
+    network.require("the official DiT", KNOWN)
+    _check_kept(network)
     model = network.model
     state = {theirs: network.weights[ours] for ours, theirs in _table(model.depth).items()}
     state[EMBED] = names.to_convolution(state[EMBED], model.patch)
@@ -89,10 +106,23 @@ def _state(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # their training keeps its options in the file
             saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever its bytes make a reader raise
         raise ConfigError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from None
-    state = next((saved[key] for key in ("ema", "model") if key in saved), saved)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    state = next((saved[key] for key in ("ema", "model") if key in saved), saved) if isinstance(saved, dict) else saved
+    flaw = _flaw(state)
+    if flaw:
+        raise ConfigError(f"{path}: no state dict ({flaw}); allowed: tensors by name, maybe under 'ema' or 'model'")
+    return state
+
+
+def _flaw(state: Any) -> str:
+    """Why it is no state dict; empty if it is one."""
+    if not isinstance(state, dict):
+        return f"it is a {type(state).__name__}"
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            return f"{name!r} is a {type(value).__name__}"
+    return "" if state else "it is empty"
 
 
 def _check_positions(path: Path, found: Tensor, needed: Tensor) -> None:
@@ -106,8 +136,42 @@ def _check_positions(path: Path, found: Tensor, needed: Tensor) -> None:
         )
 
 
+def _classes(path: Path, rows: int, classes: int) -> int:
+    """How many classes a label table of so many rows is for, with the null class in its last row."""
+    if classes and rows != classes + 1:
+        why = ": no null class, as after training without class dropout" if rows == classes else ""
+        raise ConfigError(f"{path}: {LABELS} has {rows} rows for {classes} classes{why}; allowed: {classes + 1}")
+    if not classes and rows in USUAL:
+        raise ConfigError(
+            f"{path}: {LABELS} has {rows} rows, as of {rows} classes without a null class, which has no place here; "
+            f"allowed: any other number, or classes={rows - 1} if the last row is the null class"
+        )
+    if rows < 2:
+        raise ConfigError(f"{path}: {LABELS} has {rows} row; allowed: one for each class, and the null class's")
+    return rows - 1
+
+
 def _heads(depth: int, width: int) -> int:
-    known = [row[2] for row in SIZES.values() if row[:2] == (depth, width)]
+    known = _named(depth, width)
     if not known:
         raise ConfigError(f"model.heads: no named size has {depth} blocks of width {width}; give heads=, as trained")
-    return known[0]
+    return known
+
+
+def _named(depth: int, width: int) -> int:
+    """Heads of the named size of this depth and width; 0 if there is none."""
+    return next((row[2] for row in SIZES.values() if row[:2] == (depth, width)), 0)
+
+
+def _check_kept(network: Network) -> None:
+    lost = "would be lost, since the official layout holds weights alone"
+    taken = Diffusion(objective=network.diffusion.objective)
+    for name in Diffusion.model_fields:
+        value, only = getattr(network.diffusion, name), getattr(taken, name)
+        if value != only:
+            raise ConfigError(f"diffusion.{name}: {value!r} {lost}; allowed: {only!r}")
+    model = network.model
+    known, shape = _named(model.depth, model.width), f"{model.depth} blocks of width {model.width}"
+    if model.heads != known:
+        allowed = f"{known}, as the named size with {shape}" if known else f"a named size, and none has {shape}"
+        raise ConfigError(f"model.heads: {model.heads} {lost}; allowed: {allowed}")

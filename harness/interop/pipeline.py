@@ -8,7 +8,7 @@
 The first is what diffusers makes of any DiT, the published ones too. The second differs from it in two things:
 - The frequencies of the timestep features are 10000^(-k/128), as in the paper's code; diffusers has 10000^(-k/127).
 - DDIM visits evenly spaced timesteps, the first and the last among them. Of pixels it clips the predicted image, and
-  goes on with the noise that the clipped one implies.
+  goes on with the noise that the clipped one implies. What the model predicts, noise or velocity, its schedule says.
 """
 
 from collections.abc import Mapping
@@ -31,14 +31,18 @@ class EvenDDIMScheduler(DDIMScheduler):
         self.timesteps = even.flip(0).to(device)
 
     def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> DDIMSchedulerOutput:
-        """Predicted noise and x, both (N, C, S, S), at a timestep -> x at the next one."""
+        """Predicted noise or velocity and x, both (N, C, S, S), at a timestep -> x at the next one."""
         left = self.timesteps[self.timesteps < timestep]
         abar = self.alphas_cumprod[timestep]
         after = self.alphas_cumprod[left[0]] if len(left) else torch.ones(())
-        image, noise = (sample - (1 - abar).sqrt() * model_output) / abar.sqrt(), model_output
+        a, b = abar.sqrt(), (1 - abar).sqrt()
+        if self.config.prediction_type == "v_prediction":
+            image, noise = a * sample - b * model_output, b * sample + a * model_output
+        else:
+            image, noise = (sample - b * model_output) / a, model_output
         if self.config.clip_sample:
             image = image.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
-            noise = (sample - abar.sqrt() * image) / (1 - abar).sqrt()
+            noise = (sample - a * image) / b
         return DDIMSchedulerOutput(after.sqrt() * image + (1 - after).sqrt() * noise, image)
 
 

@@ -1,4 +1,4 @@
-"""Formats for other programs by name."""
+"""Formats for other programs by name: the door of this room. Another one is a file here and a line of `FORMATS`."""
 
 from pathlib import Path
 

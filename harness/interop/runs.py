@@ -1,12 +1,12 @@
-"""A finished run as a network."""
+"""A finished run as a network, from the files that it left: its EMA weights and the settings they were trained with."""
 
+import json
 from pathlib import Path
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from harness.config import Trial
+from harness.config import make
 from harness.data import registry as datasets
 from harness.errors import ConfigError, first_line
 
@@ -21,13 +21,14 @@ def load_run(folder: Path | str, data_folder: Path | str = "data") -> Network:
     """
     folder = Path(folder)
     try:
-        trial = Trial.model_validate_json((folder / "config.json").read_text())
+        trial = make(dict(json.loads((folder / "config.json").read_text())))
         weights = load_file(folder / "ema.safetensors")
-    except (OSError, ValidationError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: not the weights of a run ({first_line(error)})") from None
     name = trial.data.dataset
     datasets.discover(name, data_folder)
-    seen, coder = datasets.lookup(name), Path(data_folder) / name / "autoencoder"
+    seen = datasets.lookup(name)
+    coder = Path(data_folder) / seen.name / "autoencoder"
     return Network(
         trial.model, seen.channels, seen.side, seen.classes, weights, trial.diffusion, seen.bounded, seen.class_names,
         coder if coder.is_dir() else None,

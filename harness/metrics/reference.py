@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from harness.config import Trial
 from harness.data.base import Images, to_rgb
+from harness.metrics import frechet
 from harness.metrics.extractors import registry as extractors
 from harness.metrics.extractors.base import SPATIAL
 
@@ -28,16 +29,16 @@ SPLIT = "train"  # the real images of every distance, as in the paper
 
 
 class Reals(TorchDataset):
-    """The first `count` real images, as uint8 RGB."""
+    """Real images `start` to `start + count`, or as far as there are so many, as uint8 RGB."""
 
-    def __init__(self, images: Images, count: int):
-        self.images, self.count = images.images, min(count, len(images))
+    def __init__(self, images: Images, count: int, start: int = 0):
+        self.images, self.start, self.count = images.images, start, max(0, min(count, len(images) - start))
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> Tensor:
-        return to_rgb(self.images[i])
+        return to_rgb(self.images[self.start + i])
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,38 @@ class Bench:
         """
         self.check()
         made = self.cache / f"{self.name}-{self.trial.evaluate.extractor}.json"  # names of the files it consists of
-        if made.exists() and all((self.cache / name).exists() for name in json.loads(made.read_text())):
+        whole = made.exists() and all((self.cache / name).exists() for name in json.loads(made.read_text()))
+        if whole and self._floor.exists():
             return
         with contextlib.redirect_stdout(io.StringIO()):
             extractor = self.extractor(device)
-            self.reference(extractor, device)
+            _, gaussians = self.reference(extractor, device)
+            self.floor(extractor, gaussians, device)
         files = self.cache.glob(f"{self.name}-{extractor.get_name()}-*")
         made.write_text(json.dumps(sorted(path.name for path in files)))
+
+    def floor(
+        self, extractor: "FeatureExtractorBase", gaussians: dict[str, tuple[Tensor, Tensor]], device: str
+    ) -> float | None:
+        """The FID of as many real training images as there are samples, none of them of the reference.
+
+        What a perfect model would have; None where there are not so many. From the cache, or made and put there.
+        """
+        from torch_fidelity.utils import extract_featuresdict_from_input_id_cached
+
+        if self._floor.exists():
+            return json.loads(self._floor.read_text())
+        count, found = self.trial.evaluate.samples, None
+        others = Reals(self.real, count, start=len(self.reals))
+        if len(others) == count:
+            settings = self.settings | {"input1": others, "cuda": device == "cuda"}
+            layer = extractor.get_default_feature_layer_for_metric("fid")
+            features = extract_featuresdict_from_input_id_cached(1, extractor, **settings)
+            found = frechet.distance(features[layer], *gaussians[layer])
+        self._floor.parent.mkdir(parents=True, exist_ok=True)
+        self._floor.write_text(json.dumps(found))
+        return found
+
+    @property
+    def _floor(self) -> Path:
+        return self.cache / f"{self.name}-{self.trial.evaluate.extractor}-floor-{self.trial.evaluate.samples}.json"

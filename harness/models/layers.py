@@ -105,7 +105,7 @@ class Mlp(nn.Sequential):
     """The transformer's pointwise feed-forward layer."""
 
     def __init__(self, width: int, ratio: float):
-        hidden = int(width * ratio)
+        hidden = round(width * ratio)
         super().__init__(nn.Linear(width, hidden), GELU(), nn.Linear(hidden, width))
 
 

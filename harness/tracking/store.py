@@ -172,7 +172,7 @@ class Store:
         return ledger.read(self.path, kind) if self.path else ledger.ask(self.client, kind)
 
     def create(self, trial: Trial, name: str, sweep: str, parent: str, params: dict[str, Any]) -> str:
-        """A scheduled run for a trial, with its settings and facts as params; returns its id."""
+        """A scheduled run for a trial, with its settings, versions and facts as params; returns its id."""
         from mlflow.entities import Param
 
         # Not mlflow.parentRunId: the UI folds a parent's runs away, and its charts then show none of them.
@@ -180,7 +180,7 @@ class Store:
             record.TAG_KIND: "trial", record.TAG_ID: trial.id, record.TAG_SWEEP: sweep, record.TAG_PARENT: parent,
         }  # fmt: skip
         run_id = self.client.create_run(self.experiment(sweep), run_name=name, tags=tags).info.run_id
-        params = flatten(trial) | params
+        params = flatten(trial) | trial.outside | {"version": VERSION} | params
         self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
         self.set(run_id, "SCHEDULED")
         return run_id

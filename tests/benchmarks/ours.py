@@ -7,7 +7,7 @@ from torch import nn
 
 from harness import hardware
 from harness.config import Trial, base, make
-from harness.cost import cost
+from harness.cost import cost, interface
 from harness.data import registry as datasets
 from harness.data.base import Images
 from harness.models.registry import build
@@ -25,8 +25,7 @@ def arithmetic(of: Trial) -> torch.dtype:
 
 
 def model(of: Trial, seed: int | None = 0) -> nn.Module:
-    dataset = datasets.lookup(of.data.dataset)
-    return build(of.model, dataset.channels, dataset.side, dataset.classes, seed)
+    return build(of.model, *interface(of), seed)
 
 
 def training(of: Trial, images: Images) -> Callable[[], Step]:

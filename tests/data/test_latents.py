@@ -1,6 +1,8 @@
 """Latents: encoded by a tiny autoencoder made here, as diffusers would; resumed, refused, trained on, decoded."""
 
+import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from harness import hardware, record
+from harness.config import Data
 from harness.cost import cost
 from harness.data import autoencoder, latents, pictures, shards
 from harness.data import registry as datasets
@@ -28,7 +31,7 @@ from harness.training.loop import draw
 from harness.trial import run
 from sweeps import __main__ as door
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIDE = 16  # pixels; the autoencoder halves it
 
 
@@ -183,6 +186,29 @@ def test_a_missing_shard_alone_is_made_anew(root, coder, folder):
     assert made == {"train-00001.parquet", "train-00002.parquet", "reference-00001.parquet"}
 
 
+def test_whether_training_flips_is_said_when_it_is_made(root, coder, folder, monkeypatch):
+    flipped = encode(root, coder, folder)
+    datasets.discover("pets", folder)
+    assert datasets.flips(Data(dataset="pets"))
+    monkeypatch.setattr(autoencoder.Autoencoder, "encode", lambda *_: pytest.fail("encoded anew"))
+    plain = encode(root, coder, folder, flip=False)
+    datasets.discover("pets", folder)
+    assert not datasets.flips(Data(dataset="pets"))
+    assert plain.shards == flipped.shards and plain.digest != flipped.digest  # no run goes on with the other
+    assert encode(root, coder, folder) == flipped
+
+
+def test_a_manifest_from_before_flips_were_asked_for_is_read(root, coder, folder):
+    manifest, path = encode(root, coder, folder), folder / "pets" / MANIFEST
+    kept = json.loads(path.read_text())
+    assert kept.pop("flip") is True
+    path.write_text(json.dumps(kept))
+    assert datasets.load("pets", "train", folder).digest == manifest.digest
+    assert datasets.flips(Data(dataset="pets"))
+    of_shards = json.dumps(kept["shards"], sort_keys=True).encode()
+    assert manifest.digest == hashlib.sha256(of_shards).hexdigest()  # as it was made then
+
+
 @pytest.mark.parametrize("batches", [2, 5])
 def test_a_killed_run_goes_on_after_its_last_shard(root, coder, folder, tmp_path, monkeypatch, batches):
     whole = encode(root, coder, tmp_path / "whole")
@@ -299,7 +325,7 @@ def test_latents_that_are_not_finite_are_refused(root, folder, tmp_path, coder):
 
 
 def test_the_command_is_one_line_and_waits_for_diffusers_only_when_it_must(tmp_path):
-    code = "import sys, harness.latents as it; print('diffusers' in sys.modules); sys.argv[1:] = sys.argv[2:]"
+    code = "import sys, harness.data.latents as it; print('diffusers' in sys.modules); sys.argv[1:] = sys.argv[2:]"
     command = [sys.executable, "-c", f"{code}; it.typer.run(it.main)", "-", str(tmp_path), "--name", "pets"]
     done = subprocess.run(
         [*command, "--autoencoder", str(tmp_path / "none"), "--folder", str(tmp_path)], cwd=ROOT,
@@ -372,14 +398,15 @@ def test_samples_are_never_decoded_by_another_autoencoder(root, coder, folder, t
     datasets.load("pets", "train", folder)
 
 
-def test_the_paper_s_dataset_is_made_like_any_other(root, coder, folder):
-    """Until it is there it can be planned for; its latents are 4x32x32, here of 64 pixels."""
-    datasets.discover("imagenet-256-latents", folder)
-    assert datasets.lookup("imagenet-256-latents").classes == 1000
-    assert "make latents NAME=imagenet-256-latents" in unloadable(folder, "imagenet-256-latents")
-    encode(root, coder, folder, name="imagenet-256-latents", side=64)
-    assert datasets.load("imagenet-256-latents", "train", folder).images.shape == (24, 4, 32, 32)
-    assert datasets.lookup("imagenet-256-latents").classes == 3
+@pytest.mark.parametrize(("name", "side"), [("imagenet-256-latents", 32), ("imagenet-512-latents", 64)])
+def test_the_paper_s_datasets_are_made_like_any_other(root, coder, folder, name, side):
+    """Until it is there it can be planned for; its latents are 4x32x32, here of 64 pixels, the other's twice that."""
+    datasets.discover(name, folder)
+    assert datasets.lookup(name).classes == 1000
+    assert f"make latents NAME={name}" in unloadable(folder, name)
+    encode(root, coder, folder, name=name, side=2 * side)
+    assert datasets.load(name, "train", folder).images.shape == (24, 4, side, side)
+    assert datasets.lookup(name).classes == 3
 
 
 # Training
@@ -487,7 +514,7 @@ def test_the_distance_is_between_pictures(tiny, place, root, coder, folder, monk
     cell = tiny(data__dataset="pets", evaluate__samples=24, evaluate__reference=24)
     against = bench(cell, place)
     reals = torch.stack([against.real.images[i] for i in range(24)])
-    subject = Subject(build(cell.model, 4, 8, 3, seed=0).eval(), cell, "cpu")
+    subject = Subject(build(cell.model, 4, 8, 3, 8, seed=0).eval(), cell, "cpu")
     assert subject.generate(0, 6).shape == (6, 3, 16, 16)
     monkeypatch.setattr(Subject, "generate", lambda self, start, count: reals[start : start + count])
     assert abs(dict(fidelity(subject, against, Samples(subject)))["fid"]) < 1e-6

@@ -14,19 +14,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline, 
 from diffusers.utils import dynamic_modules_utils
 from typer.testing import CliRunner
 
-from harness import diffusion, record
-from harness.config import Diffusion, make
+from harness import interop, record
+from harness.config import SIZES, Diffusion, make
 from harness.data import autoencoder
 from harness.data.registry import DATASETS
 from harness.diffusion.guidance import guided
-from harness.diffusion.objectives.ddpm import training_loss
-from harness.diffusion.process import SCHEDULES, add_noise, process
-from harness.diffusion.samplers.ddim import ddim
-from harness.diffusion.samplers.ddpm import ddpm
-from harness.diffusion.samplers.registry import sample
+from harness.diffusion.objectives.registry import OBJECTIVES, kind, objective
+from harness.diffusion.process import SCHEDULES, _process, process
+from harness.diffusion.samplers.registry import SAMPLERS, sample
 from harness.errors import ConfigError
 from harness.interop import Network, load_diffusers, load_official, load_run, save_diffusers, save_official
-from harness.interop.diffusers import BETAS, NULL, schedule_of, to_scheduler, to_transformer
+from harness.interop.diffusers import BETAS, NULL, PREDICTS, diffusion_of, to_scheduler, to_transformer
 from harness.interop.identity import identity
 from harness.interop.official import _heads
 from harness.interop.pipeline import PaperDiTPipeline, space_frequencies
@@ -52,8 +50,8 @@ def network(size="2x32x2", patch=4, channels=3, side=8, classes=5, seed=1, **oth
     facts = {name: others.pop(name) for name in (FACTS | {"coder"}) & others.keys()}
     fields = {"model.size": size, "model.patch": patch, "evaluate.sampler": "ddim"}
     cell = make(fields | {name.replace("__", "."): value for name, value in others.items()})
-    shape = (cell.model, channels, side, classes)
-    return Network(*shape, stirred(build(*shape), seed).state_dict(), cell.diffusion, **facts)
+    shape, outputs = (cell.model, channels, side, classes), kind(cell.diffusion.objective).outputs(channels)
+    return Network(*shape, stirred(build(*shape, outputs), seed).state_dict(), cell.diffusion, **facts)
 
 
 def inputs(net, count=4, seed=2):
@@ -77,8 +75,9 @@ def _no_cache_outside(tmp_path, monkeypatch):
 # The official layout: a second implementation, written from the paper and the published names alone
 
 
-def published(side=8, channels=3, width=32, depth=2, patch=2, classes=5, out=6, seed=0):
+def published(side=8, channels=3, width=32, depth=2, patch=2, classes=5, out=6, hidden=0, seed=0):
     """A made-up checkpoint."""
+    hidden = hidden or 4 * width
     shapes = {
         "x_embedder.proj": (width, channels, patch, patch),
         "t_embedder.mlp.0": (width, 256), "t_embedder.mlp.2": (width, width),
@@ -88,7 +87,7 @@ def published(side=8, channels=3, width=32, depth=2, patch=2, classes=5, out=6, 
     for i in range(depth):
         shapes |= {
             f"blocks.{i}.attn.qkv": (3 * width, width), f"blocks.{i}.attn.proj": (width, width),
-            f"blocks.{i}.mlp.fc1": (4 * width, width), f"blocks.{i}.mlp.fc2": (width, 4 * width),
+            f"blocks.{i}.mlp.fc1": (hidden, width), f"blocks.{i}.mlp.fc2": (width, hidden),
             f"blocks.{i}.adaLN_modulation.1": (6 * width, width),
         }  # fmt: skip
     rng, state = torch.Generator().manual_seed(seed), {"pos_embed": grid_positions(width, side // patch)}

@@ -11,27 +11,29 @@ import torch_fidelity
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from harness import record
+from harness.cost import interface
 from harness.data.base import Images
 from harness.diffusion.process import predict_x0, process
 from harness.errors import ConfigError
 from harness.metrics.base import BATCH, Samples, Subject
+from harness.metrics.diffusion_loss import diffusion_loss
 from harness.metrics.extractors import lite0
 from harness.metrics.extractors.base import SPATIAL
 from harness.metrics.extractors.registry import EXTRACTORS
 from harness.metrics.fidelity import KID_SUBSETS, fidelity
 from harness.metrics.reference import Reals
-from harness.metrics.registry import EVALUATORS, evaluate
+from harness.metrics.registry import evaluate
 from harness.metrics.sheet import sheet
 from harness.metrics.val_loss import val_loss
 from harness.models.registry import build
-from harness.streams import generator
+from harness.streams import BLOCK, Noise
 from harness.trial import bench
 
 FAMILY = ("fid", "sfid", "kid", "inception_score", "precision", "recall")
 
 
 def subject(cell, seed=0):
-    return Subject(build(cell.model, 1, 16, 3, seed=seed).eval(), cell, "cpu")
+    return Subject(build(cell.model, *interface(cell), seed=seed).eval(), cell, "cpu")
 
 
 def instead(monkeypatch, images):
@@ -65,7 +67,7 @@ def test_a_set_has_no_distance_to_itself(tiny, place, monkeypatch):
     cell = tiny(evaluate__samples=60, evaluate__reference=60)
     instead(monkeypatch, bench(cell, place).real.images)
     found = measured(cell, place)
-    assert tuple(found) == FAMILY
+    assert tuple(found) == FAMILY  # and no floor: no real image is left over
     assert abs(found["fid"]) < 1e-6 and abs(found["sfid"]) < 1e-5
     assert found["kid"] < 0  # unbiased, so below zero here
     assert found["precision"] == found["recall"] == 1
@@ -150,7 +152,7 @@ def test_without_spatial_features_there_is_no_sfid(tiny, place, monkeypatch):
     monkeypatch.setattr(
         FEATURE_EXTRACTORS_REGISTRY["tiny-pooled"], "get_provided_features_list", staticmethod(lambda: ("4", "logits"))
     )
-    assert tuple(measured(tiny(), place)) == tuple(name for name in FAMILY if name != "sfid")
+    assert set(measured(tiny(), place)) == {*FAMILY, "fid_floor"} - {"sfid"}
 
 
 @pytest.mark.parametrize("size", [7, 16, 60])
@@ -169,10 +171,9 @@ def test_metrics_do_not_depend_on_the_batch(tiny, place, monkeypatch, size):
 def test_every_evaluator_speaks_the_contract(tiny, place):
     cell = tiny()
     metrics, picture = evaluate(subject(cell), bench(cell, place))
-    assert set(metrics) == set(record.QUALITY) <= set(record.METRICS)
+    assert set(record.QUALITY) <= set(metrics) <= set(record.METRICS)
     assert all(math.isfinite(value) for value in metrics.values())
     assert picture.dtype == torch.uint8 and picture.shape == (3 * 16, 5 * 16, 3)
-    assert len(EVALUATORS) == 2
 
 
 def test_the_fewest_images_that_a_config_allows_can_be_measured(tiny, place):
@@ -253,6 +254,14 @@ def test_a_cache_from_before_there_was_sfid_is_completed(tiny, place):
 # Samples
 
 
+def test_a_sample_s_noise_depends_on_neither_batch_nor_place_in_it(tiny):
+    """DDPM draws at every step: each sample is the same, whatever comes with it."""
+    one = subject(tiny(evaluate__sampler="ddpm", evaluate__steps=3))
+    images = one.generate(0, 3 * BLOCK)
+    assert torch.equal(images[60:70], one.generate(60, 10))  # over the border of two blocks
+    assert torch.equal(images[2 * BLOCK :], one.generate(2 * BLOCK, BLOCK))
+
+
 def test_samples_are_the_same_pictures_for_every_model(tiny):
     """A new network of any seed predicts no noise, so what it shows is what it was given."""
     first, again, other = (subject(tiny(seed=seed, model__patch=p), seed) for seed, p in ((0, 4), (0, 4), (7, 8)))
@@ -291,7 +300,7 @@ def test_val_loss_of_a_model_that_says_nothing_is_the_noise_s_power(tiny, place)
     cell = tiny(evaluate__val_images=10)
     one = subject(cell)  # its output is zero
     found = dict(val_loss(one, bench(cell, place), None))
-    noise = torch.randn(10, 1, 16, 16, generator=generator("cpu", "held-out"))
+    noise = Noise((1, 16, 16), 0, 10, "cpu", "held-out")()
     assert found == {"val_loss": pytest.approx(noise.square().mean().item(), rel=1e-6)}
     assert dict(val_loss(one, bench(cell, place), None)) == found
     assert dict(val_loss(subject(tiny(seed=4)), bench(tiny(seed=4), place), None)) == found  # nor does the seed matter
@@ -306,10 +315,75 @@ def test_val_loss_is_over_held_out_images_on_an_even_grid_of_timesteps(tiny, pla
     x, t, y = (torch.cat(parts) for parts in zip(*seen, strict=True))
     assert t.tolist() == list(range(25, 1000, 50))
     assert torch.equal(y, against.held_out.labels)
-    noise = torch.randn(x.shape, generator=generator("cpu", "held-out"))
+    noise = Noise(x.shape[1:], 0, len(x), "cpu", "held-out")()
     clean = predict_x0(process(), x, t, noise)
     expected = against.held_out.images / 127.5 - 1
     torch.testing.assert_close(clean[:10], expected[:10], atol=1e-4, rtol=0)  # of the later ones little is left
+
+
+def test_val_loss_is_of_timesteps_which_continuous_time_has_not(tiny, place):
+    for objective, sampler, there in (("noise", "ddim", True), ("v", "ddpm", True), ("flow", "euler", False)):
+        cell = tiny(diffusion__objective=objective, evaluate__sampler=sampler)
+        assert bool(dict(val_loss(subject(cell), bench(cell, place), None))) == there
+
+
+@pytest.mark.parametrize("objective", ["ddpm", "noise", "flow", "edm"])
+def test_a_model_that_says_nothing_has_the_diffusion_loss_of_its_objective(tiny, place, objective):
+    """Zero means no noise to `noise`, the velocity of an image that is its own noise to `flow`, and so on: by hand."""
+    sampler = "ddim" if objective in ("ddpm", "noise") else "euler"
+    cell = tiny(diffusion__objective=objective, evaluate__sampler=sampler, evaluate__val_images=18)
+    one, against = subject(cell), bench(cell, place)
+    found = dict(diffusion_loss(one, against, None))
+    x0 = against.held_out.images[:18] / 127.5 - 1
+    noise = Noise((1, 16, 16), 0, 18, "cpu", "held-out")()
+    totals = []
+    for place_, level in enumerate(record.LOG_SNR):
+        if objective in ("ddpm", "noise"):
+            level = float(min(process().log_snr.tolist(), key=lambda snr: abs(snr - level)))
+        b_to_a = math.exp(-level / 2)
+        if objective == "edm":
+            z = x0 + b_to_a * noise
+            image = 0.25 / (b_to_a**2 + 0.25) * z
+            guess = (z - image) / b_to_a
+        elif objective == "flow":
+            t = b_to_a / (1 + b_to_a)
+            guess = (1 - t) * x0 + t * noise
+        else:
+            guess = torch.zeros_like(noise)
+        error = (guess - noise)[place_ :: len(record.LOG_SNR)].square().mean().item()
+        assert found[f"noise_mse/{record.LOG_SNR[place_]}"] == pytest.approx(error, rel=1e-4)
+        assert found[f"image_mse/{record.LOG_SNR[place_]}"] == pytest.approx(error * b_to_a**2, rel=1e-3)
+        totals.append(error)
+    assert found["diffusion_loss"] == pytest.approx(sum(totals) - (totals[0] + totals[-1]) / 2, rel=1e-4)  # steps of 2
+
+
+def test_a_level_is_left_out_rather_than_guessed(tiny, place):
+    cell = tiny(evaluate__val_images=len(record.LOG_SNR) - 1)
+    assert dict(diffusion_loss(subject(cell), bench(cell, place), None)) == {}
+
+
+# The floor
+
+
+def test_the_floor_is_of_real_images_that_are_not_of_the_reference(tiny, place, monkeypatch):
+    cell = tiny(evaluate__samples=25, evaluate__reference=30)
+    real = bench(cell, place).real.images
+    found = measured(cell, place)
+    assert "fid_floor" not in measured(tiny(evaluate__samples=31, evaluate__reference=30), place)  # there are 60
+    instead(monkeypatch, real[30:55])
+    assert found["fid_floor"] == pytest.approx(measured(cell, place)["fid"], rel=1e-5)
+
+
+def test_precision_and_recall_may_look_at_fewer_real_images_than_fid(tiny, place, monkeypatch):
+    cell = tiny(evaluate__samples=20, evaluate__reference=60)
+    instead(monkeypatch, bench(cell, place).real.images[40:])
+    whole, part = measured(cell, place), measured(tiny(**cell_of(cell), evaluate__manifold=40), place)
+    assert whole["precision"] == 1 and part["precision"] < 1
+    assert part["fid"] == whole["fid"]
+
+
+def cell_of(cell):
+    return {"evaluate__samples": cell.evaluate.samples, "evaluate__reference": cell.evaluate.reference}
 
 
 # Sheets

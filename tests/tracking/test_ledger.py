@@ -62,7 +62,7 @@ def test_asking_does_not_import_mlflow(store):
     code = f"""
 import sys
 from pathlib import Path
-from harness.tracking import Store
+from harness.tracking.store import Store
 store = Store({store.uri!r}, Path({str(store.out)!r}))
 print(len(store.runs({[cell.id for cell in CELLS]})), store.cells("a"), len(store.trained([])), "mlflow" in sys.modules)
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import record
-from harness.config import flatten, make
+from harness.config import VERSION, flatten, make
 from harness.errors import ConfigError
 from harness.tracking import store as tracking
 from harness.tracking.provenance import LIBRARIES, provenance
@@ -94,7 +94,8 @@ def test_a_run_is_named_as_people_say_it_and_holds_every_setting(store, sweep):
     cell = trial(model__size="B", seed=3)
     run = store.client.get_run(begun(store, sweep, cell, {"model.gflops": 5.5}))
     assert run.info.run_name == "DiT-B/4 adaLN-Zero seed 3" and run.info.status == "SCHEDULED"
-    assert run.data.params == {name: str(value) for name, value in flatten(cell).items()} | {"model.gflops": "5.5"}
+    settings = {name: str(value) for name, value in flatten(cell).items()}
+    assert run.data.params == settings | {"model.gflops": "5.5", "version": str(VERSION)}
     assert run.data.tags[record.TAG_ID] == cell.id and run.data.tags[record.TAG_KIND] == "trial"
     assert run.data.tags[record.TAG_PARENT] == store.parent(sweep, [cell.id])
 
@@ -260,3 +261,11 @@ def test_an_unusable_store_is_one_line_and_at_once(tmp_path, address):
     message = str(caught.value)
     assert message.startswith("MLFLOW_TRACKING_URI: ") and uri in message and "\n" not in message
     assert time.monotonic() - start < 8
+
+
+def test_weights_of_another_version_of_the_code_are_not_used(store, sweep, monkeypatch):
+    cell = trial(train__lr=0.07)
+    store.set(begun(store, sweep, cell), "FINISHED")
+    assert store.trained([cell.training_id])
+    monkeypatch.setattr(tracking, "VERSION", VERSION + 1)
+    assert store.trained([cell.training_id]) == {}

@@ -31,6 +31,7 @@ class Objective(ABC):
     @classmethod
     def check(cls, trial: Trial) -> None:
         """Raises ConfigError for settings of the trial that this objective has no use for, or cannot work with."""
+        return None
 
     @abstractmethod
     def draw(self, count: int, rng: torch.Generator) -> Tensor:
