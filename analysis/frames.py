@@ -3,18 +3,23 @@
 import pandas as pd
 
 from harness.config import Trial
-from harness.record import QUALITY
+from harness.record import LOG_SNR, QUALITY
 
 # Everything that changes what a FID means: two values of one of these never share an axis.
 EVALUATION = (
     "data.dataset", "data.digest", "evaluate.extractor", "evaluate.split", "evaluate.samples", "evaluate.reference",
-    "evaluate.sampler", "evaluate.steps", "evaluate.guidance", "evaluate.guidance_channels", "evaluate.val_images",
+    "evaluate.manifold", "evaluate.sampler", "evaluate.steps", "evaluate.guidance", "evaluate.guidance_channels",
+    "evaluate.val_images",
 )  # fmt: skip
-# A loss also depends on what is predicted and at which noise levels.
-LOSS = ("data.dataset", "data.digest", "diffusion.schedule", "diffusion.timesteps", "model.learn_sigma")
+# What a network predicts, and at which noise levels it is trained: a law is of one of these.
+OBJECTIVE = ("diffusion.objective", "diffusion.density", "diffusion.density_mean", "diffusion.density_std")
+CODE = ("version", "diffusion.objective.version")  # of this project and of an objective of the user's own
+COMPARABLE = (*EVALUATION, *OBJECTIVE, *CODE)  # what numbers have in common that share an axis
+# A loss depends on the noise levels that it is asked at too, but not on how samples are made.
+LOSS = ("data.dataset", "data.digest", "diffusion.schedule", "diffusion.timesteps", *OBJECTIVE, *CODE)
 APART = ("seed", "evaluate.points")  # neither shape nor recipe nor a way to measure
 SHAPE = ("model.backbone", "model.depth", "model.width", "model.heads", "model.patch")
-
+LEVELS = tuple(f"{kind}_mse/{level}" for kind in ("noise", "image") for level in LOG_SNR)
 
 BAD_ENDS = ("DIVERGED", "FAILED", "KILLED")
 
@@ -28,7 +33,7 @@ def settings() -> dict[str, type]:
     return _leaves(Trial)
 
 
-def one_setting(frame: pd.DataFrame, fields: tuple[str, ...] = EVALUATION) -> None:
+def one_setting(frame: pd.DataFrame, fields: tuple[str, ...] = COMPARABLE) -> None:
     """Raises MixedSettings if the frame holds several values of a field that changes what its numbers mean."""
     for field in fields:
         values = sorted(map(str, frame[field].dropna().unique())) if field in frame else []
@@ -38,11 +43,11 @@ def one_setting(frame: pd.DataFrame, fields: tuple[str, ...] = EVALUATION) -> No
 
 
 def groups(frame: pd.DataFrame, besides: tuple[str, ...] = ()) -> list[pd.DataFrame]:
-    """The frame split into parts of one evaluation setting each, largest first; runs stay whole.
+    """The frame split into parts of one evaluation setting, objective and code each, largest first; runs stay whole.
 
     The fields in `besides` may still vary within a part.
     """
-    fields = [field for field in EVALUATION if field not in besides and field in frame and frame[field].nunique() > 1]
+    fields = [field for field in COMPARABLE if field not in besides and field in frame and frame[field].nunique() > 1]
     parts = [part for _, part in frame.groupby(fields, dropna=False, sort=False)] if fields else [frame]
     return sorted(parts, key=lambda part: -part["run_id"].nunique())
 
@@ -55,16 +60,19 @@ def finished(frame: pd.DataFrame) -> pd.DataFrame:
     return last.set_index("run_id").reindex(pd.unique(rows["run_id"])).reset_index()
 
 
-def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell: the finished runs averaged over seeds, with `fid_low`, `fid_high` (their range) and `seeds`."""
+def cells(frame: pd.DataFrame, apart: tuple[str, ...] = ()) -> pd.DataFrame:
+    """One row a cell: the finished runs averaged over seeds, with `fid_low`, `fid_high` (their range) and `seeds`.
+
+    apart: what tells cells apart besides shape and recipe, where a frame holds several of it.
+    """
     runs = finished(frame)
-    keys = [*SHAPE, "recipe"]
+    keys = [*SHAPE, "recipe", *apart]
     if runs.empty:
         return runs.assign(fid_low=[], fid_high=[], seeds=[])
     grouped = runs.groupby(keys, sort=False, dropna=False)
     out = grouped.first()
-    for metric in (*QUALITY, "images_per_second"):
-        out[metric] = grouped[metric].mean()
+    averaged = [name for name in (*QUALITY, *LEVELS, "images_per_second") if name in runs]
+    out[averaged] = grouped[averaged].mean()
     out["fid_low"], out["fid_high"], out["seeds"] = grouped["fid"].min(), grouped["fid"].max(), grouped.size()
     return out.reset_index().sort_values(["model.gflops", "model.patch"], kind="stable", ignore_index=True)
 
@@ -83,6 +91,11 @@ def curves(frame: pd.DataFrame, metric: str, x: str = "images") -> list[tuple[pd
         values.columns = ["x", "mean", "low", "high"]
         out.append((cell.iloc[0], values))
     return sorted(out, key=lambda item: (_cost(item[0]), item[0]["model.patch"]))
+
+
+def floor(frame: pd.DataFrame) -> float:
+    """The FID of real images where it was measured, which is the same for all models of one setting; else NaN."""
+    return float(frame["fid_floor"].median()) if "fid_floor" in frame else float("nan")
 
 
 def diverged(frame: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +120,8 @@ def with_recipe(frame: pd.DataFrame) -> pd.DataFrame:
 
     A setting that only goes along with the shape (a learning rate for each width, say) is no recipe of its own.
     """
-    fields = [f for f in settings() if f in frame and f not in (*SHAPE, *EVALUATION, *APART)]
+    told = (*settings(), "model.backbone.version")
+    fields = [f for f in told if f in frame and f not in (*SHAPE, *EVALUATION, *OBJECTIVE, *APART)]
     runs = frame.drop_duplicates("run_id")
     shape = runs.groupby(list(SHAPE), dropna=False)
     differ = [field for field in fields if len(runs) and (shape[field].nunique(dropna=False) > 1).any()]

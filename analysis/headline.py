@@ -48,7 +48,9 @@ def numbers(frame: pd.DataFrame) -> list[Number]:
     if len(cells):
         best = cells.loc[cells["fid"].idxmin()]
         kind = f" {best['model.conditioning']}" if best["model.backbone"] == "dit" else ""
+        real = frames.floor(frame)
         detail = f"{best['model.name']}{kind}, {best['model.gflops']:.3g} Gflops"
+        detail += "" if np.isnan(real) else f"; real images: {plain(round(real, 1))}"
         out.append(Number(plain(round(best["fid"], 1)), f"lowest {words.fid_name(frame)}", detail, ""))
     return out
 

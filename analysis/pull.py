@@ -25,6 +25,12 @@ THREADS = 8  # requests in flight to a tracking server
 POINT = ["run_id", "key", "step", "timestamp", "value"]
 
 _DTYPES = {int: "Int64", float: "float64", str: "str", bool: "boolean"}
+# What holds for runs that were made before a field was there.
+_BEFORE = {
+    "version": 1, "diffusion.objective": "ddpm", "diffusion.density": "own", "diffusion.density_mean": 0.0,
+    "diffusion.density_std": 1.0, "evaluate.manifold": 0,
+}  # fmt: skip
+_FLIPS = {"True": "on", "False": "off"}  # of version 1
 _FACTS = {
     "run_id": "str",
     "trial_id": "str",
@@ -106,18 +112,28 @@ def held_by(frame: pd.DataFrame) -> list[str]:
 
 
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with exactly the columns of `schema()`: unknown ones dropped, missing ones empty."""
+    """The frame with exactly the columns of `schema()`: unknown ones dropped, missing ones empty.
+
+    Runs of earlier versions get what holds for them of the fields that were added since.
+    """
     columns = {}
     for name, dtype in schema().items():
         values = frame[name] if name in frame else pd.Series([None] * len(frame), index=frame.index, dtype="object")
         columns[name] = _typed(values, dtype)
+    known = columns["model.depth"].notna()  # else a run that never said what it is
+    for name, value in _BEFORE.items():
+        columns[name] = columns[name].mask(known & columns[name].isna(), value)
+    if "model.learn_sigma" in frame:  # until there were objectives
+        fixed = frame["model.learn_sigma"].astype("str").eq("False")
+        columns["diffusion.objective"] = columns["diffusion.objective"].mask(fixed, "noise")
+    columns["data.flip"] = columns["data.flip"].replace(_FLIPS)
     return pd.DataFrame(columns).reset_index(drop=True)
 
 
 def samples(tracking_uri: str, frame: pd.DataFrame, folder: Path) -> dict[str, Path]:
     """Copy runs' last PNG sample sheets to `folder/<run_id>.png`: of each cell that of its first finished seed.
 
-    A cell is all settings but the seed. Runs without a sheet are left out.
+    A cell is all settings but the seed, and the version of the code. Runs without a sheet are left out.
     """
     client = _client(tracking_uri)
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +148,7 @@ def samples(tracking_uri: str, frame: pd.DataFrame, folder: Path) -> dict[str, P
         return target
 
     runs = frame.drop_duplicates("run_id").assign(open=lambda rows: rows["status"] != "FINISHED")
-    cell = [name for name in settings() if name != "seed"]
+    cell = ["version", *(name for name in settings() if name != "seed")]
     run_ids = runs.sort_values(["open", "seed"], kind="stable").drop_duplicates(cell)["run_id"].tolist()
     with ThreadPoolExecutor(THREADS) as pool:
         return {run_id: path for run_id, path in zip(run_ids, pool.map(fetch, run_ids), strict=True) if path}

@@ -20,6 +20,7 @@ from harness.record import TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_PARENT, TAG_REASO
 TRACKING = "MLFLOW_TRACKING_URI"  # environment variable of the tracking store
 DATABASE = "mlflow.db"  # in the output folder, where no tracking store is named
 STUDY = "study"  # folder of the report of all sweeps
+COMMIT = "git_commit"  # tag of the commit that a run was made from, with a plus if the tree was changed
 
 # The sweeps of the paper's study in the order in which a report of all shows them, and what each asks.
 SWEEPS = {
@@ -33,6 +34,7 @@ SWEEPS = {
     "backbones": "A transformer and a U-Net at equal Gflops: what does the backbone decide?",
     "guidance": "Classifier-free guidance: what does a scale buy, and cost?",
     "sampling": "Sampling steps: can more sampling compute make up for less model compute?",
+    "objectives": "What to predict, and on which path from image to noise: what does the objective decide?",
 }
 
 
@@ -83,12 +85,14 @@ def _page(frame: pd.DataFrame, target: Path, chapters: list[dict], title: str, t
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     found = claims.judge(frame)
     asked = {claim.letter for claim in found}
+    models, published, rows = tables.models(frame), tables.published(), tables.runs(frame)
     page = environment.get_template("report.html.j2").render(
         title=title, summary=told, nothing=not len(frames.finished(frame)), facts=_facts(frame), claims=found,
         verdicts={verdict: sum(claim.verdict == verdict for claim in found) for verdict in claims.VERDICTS},
         unasked=[each.text for letter, each in claims.CLAIMS.items() if letter not in asked],
-        chapters=chapters, models=tables.models(frame), published=tables.published(), model_columns=tables.MODELS,
-        rows=tables.runs(frame), columns=tables.COLUMNS, several=len(chapters) > 1,
+        warning=mixed(frame), chapters=chapters, models=models, model_columns=tables.used(models, tables.MODELS),
+        published=published, published_columns=tables.used(published, tables.MODELS), rows=rows,
+        columns=tables.used(rows, tables.COLUMNS), several=len(chapters) > 1,
     )  # fmt: skip
     frame.to_parquet(target / "runs.parquet", index=False)
     claims.table(found).to_csv(target / "claims.csv", index=False)
@@ -108,6 +112,18 @@ def summary(frame: pd.DataFrame) -> str:
     return f"{int(states.sum())} run{'s' if states.sum() > 1 else ''}: {counts}."
 
 
+def mixed(frame: pd.DataFrame) -> str:
+    """The warning that a frame holds runs of several versions of the code; empty where it does not."""
+    versions = [str(version) for version in sorted(frame["version"].dropna().unique())]
+    if len(versions) < 2:
+        return ""
+    listed = f"{', '.join(versions[:-1])} and {versions[-1]}"
+    return (
+        f"These runs were made by versions {listed} of the code, which give different results: they are never drawn on "
+        "one axis."
+    )
+
+
 def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """What was run, when, and with what: term and value."""
     runs = frame.drop_duplicates("run_id")
@@ -119,17 +135,33 @@ def _facts(frame: pd.DataFrame) -> list[tuple[str, str]]:
         ("Measured with", words.evaluation(frame)),
         ("Arithmetic", words.the(frame, "train.arithmetic")),
         ("Run", f"{' to '.join(when)} UTC" if when else ""),
+        ("Code", _code(runs)),
         ("Training compute", f"{words.short(float(spent))} Gflops in all"),
         ("Versions", _versions(runs)),
     ]
     return [(term, value) for term, value in facts if value]
 
 
+def _code(runs: pd.DataFrame) -> str:
+    """`version 2: commit abc1234 (12 runs), def5678+ (3 runs)`: of the runs that were started."""
+    told = []
+    for version, part in runs[runs["version"].notna()].groupby("version"):
+        commits = part["tags"].dropna().map(lambda text: json.loads(text).get(COMMIT)).dropna().map(_short)
+        listed = [f"{commit} ({count} run{'s' * (count != 1)})" for commit, count in commits.value_counts().items()]
+        told.append(f"version {version}{': commit ' if listed else ''}{', '.join(listed)}")
+    return "; ".join(told)
+
+
+def _short(commit: str) -> str:
+    """`abc1234+`: the plus of a tree that was changed stays."""
+    return commit[:7] + "+" * commit.endswith("+")
+
+
 def _versions(runs: pd.DataFrame) -> str:
-    """The tags that all runs share: commit, library versions, whatever the harness adds."""
+    """The tags that all runs share but the commit: library versions, whatever the harness adds."""
     tags = [json.loads(text) for text in runs["tags"].dropna()]
     shared = set.intersection(*({(k, str(v)) for k, v in each.items()} for each in tags)) if tags else set()
-    contract = (TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON, TAG_WEIGHTS)
+    contract = (TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_SWEEP, TAG_PARENT, TAG_REASON, TAG_WEIGHTS, COMMIT)
     told = [(name.removeprefix("version."), value) for name, value in shared if name not in contract]
     return ", ".join(f"{name} {value}" for name, value in sorted(told) if len(value) <= 60)
 

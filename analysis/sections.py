@@ -1,4 +1,4 @@
-"""The sections of a report: for each way of measuring its headline numbers, figures and power laws."""
+"""The sections of a report: for each objective and way of measuring its headline numbers, figures and power laws."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ class Drawn:
 def sections(
     frame: pd.DataFrame, images: Mapping[str, Path], target: Path, numbers: Iterator[int] | None = None
 ) -> list[dict]:
-    """What the template draws, a section for each way of measuring; first, figures that compare ways of measuring.
+    """What the template draws, a section for each objective and way of measuring; first, figures that compare these.
 
     images: run id -> its sample sheet. numbers: of the figures, from 1 unless they go on from another sweep's. Writes
     each figure to the folder `target` as PNG and SVG.
@@ -54,19 +54,34 @@ def sections(
         return drawn
 
     out, compared = [], set()
-    for name, spec in FIGURES.items():
-        for part in frames.groups(frame, spec.across) if spec.across else []:
-            figures = draw(part, [name])
+    for across in dict.fromkeys(spec.across for spec in FIGURES.values() if spec.across):
+        for part in frames.groups(frame, across):
+            figures = draw(part, [name for name, spec in FIGURES.items() if spec.across == across])
             if figures:
-                compared |= set(part["run_id"])
-                out.append({"setting": words.recipe(part), "headline": [], "figures": figures, "laws": []})
+                compared |= _shown(part, across)
+                section = {"setting": words.recipe(part), "headline": [], "figures": figures, "laws": []}
+                out.append(section | {"compares": True})
     plain = [name for name, spec in FIGURES.items() if not spec.across]
     for part in frames.groups(frame):
-        if not set(part["run_id"]) <= compared:  # else they are in the comparison already
+        if not set(part["run_id"]) <= compared:
             setting = f"{words.recipe(part)}; {words.evaluation(part)}"
             figures, laws = draw(part, plain), headline.laws(part)
-            out.append({"setting": setting, "headline": headline.numbers(part), "figures": figures, "laws": laws})
+            section = {"setting": setting, "headline": headline.numbers(part), "figures": figures, "laws": laws}
+            out.append(section | {"compares": False})
     return out
+
+
+def _shown(part: pd.DataFrame, across: tuple[str, ...]) -> set[str]:
+    """The runs of which a comparison shows all there is: of models that were measured in several ways, once in each.
+
+    An objective is no way of measuring but one of training, which has figures of its own.
+    """
+    if not set(across) <= set(frames.EVALUATION):
+        return set()
+    runs, points = part.drop_duplicates("run_id"), part.groupby("run_id")["fid"].count()
+    ways = runs.groupby(list(across), dropna=False).ngroup()
+    several = ways.groupby([runs[field] for field in frames.SHAPE], dropna=False).transform("nunique") > 1
+    return set(runs["run_id"][several & (runs["run_id"].map(points) <= 1)])
 
 
 def _save(figure: Figure, stem: Path) -> str:

@@ -1,10 +1,10 @@
 """The report's tables: every run, and the models beside the paper's own (its Tables 1 and 4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from analysis import frames, paper
+from analysis import frames, paper, words
 from analysis.claims.evidence import gather
 from analysis.words import short
 
@@ -15,12 +15,14 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "Train Gflops": ("train_gflops", short),
     "Images": ("images", lambda v: f"{v:,.0f}"),
     "FID ↓": ("fid", lambda v: f"{v:,.1f}"),
+    "Real FID": ("fid_floor", lambda v: f"{v:,.1f}"),
     "sFID ↓": ("sfid", lambda v: f"{v:,.1f}"),
     "KID ↓": ("kid", lambda v: f"{v:.4g}"),
     "IS ↑": ("inception_score", lambda v: f"{v:.2f}"),
     "Prec. ↑": ("precision", lambda v: f"{v:.3f}"),
     "Recall ↑": ("recall", lambda v: f"{v:.3f}"),
     "Val. loss ↓": ("val_loss", lambda v: f"{v:.4f}"),
+    "Diff. loss ↓": ("diffusion_loss", lambda v: f"{v:.3f}"),
     "Loss ↓": ("loss", lambda v: f"{v:.4f}" if v < 10 else short(v)),
     "Images/s": ("images_per_second", lambda v: f"{v:,.0f}"),
 }
@@ -58,13 +60,22 @@ MODELS: dict[str, tuple[str, Callable[[float], str]]] = {
     "Gflops": ("model.gflops", lambda v: f"{v:.4f}" if v < 0.1 else f"{v:.3f}" if v < 1 else f"{v:.2f}"),
     "Images": ("images", short),
     "FID ↓": COLUMNS["FID ↓"],
+    "Real FID": COLUMNS["Real FID"],
 }
 
 
 def models(frame: pd.DataFrame) -> list[dict]:
-    """One row a finished model of the largest part that compares: `name` and the printed `values` of MODELS."""
+    """One row a finished model of the largest part that compares: `name` and the printed `values` of MODELS.
+
+    An objective that is not the paper's is part of the name.
+    """
     evidence = gather(frame, apart="model.conditioning")
-    return _models(evidence.cells, "model.name") if evidence else []
+    if not evidence:
+        return []
+    cells = evidence.cells
+    asked = [words.objective(row) for _, row in cells.iterrows()]
+    names = [name if of == "ddpm" else f"{name} {of}" for name, of in zip(cells["model.name"], asked, strict=True)]
+    return _models(cells.assign(called=names), "called")
 
 
 def published() -> list[dict]:
@@ -72,9 +83,14 @@ def published() -> list[dict]:
     return _models(paper.models(), "model")
 
 
+def used(rows: list[dict], columns: Iterable[str]) -> list[str]:
+    """The columns that some row has a value of."""
+    return [title for title in columns if any(row["values"][title] for row in rows)]
+
+
 def _models(cells: pd.DataFrame, name: str) -> list[dict]:
     return [
-        {"name": row[name], "values": {title: "" if pd.isna(row[field]) else form(row[field])
+        {"name": row[name], "values": {title: "" if pd.isna(row.get(field)) else form(row[field])
                                        for title, (field, form) in MODELS.items()}}
         for _, row in cells.iterrows()
     ]  # fmt: skip

@@ -45,37 +45,64 @@ def metric_name(frame: pd.DataFrame, metric: str) -> str:
     return f"{name} {'↓' if quantity.better == 'lower' else '↑'}" if quantity.better else name
 
 
-def evaluation(frame: pd.DataFrame) -> str:
-    """How the models were measured: `lite0 features, 1,000 samples against 5,000 train images, DDIM 16 steps, ...`."""
+def sampler(name: str) -> str:
+    return name.capitalize() if name in ("euler", "heun") else name.upper()
+
+
+def objective(row: pd.Series) -> str:
+    """`ddpm`, `flow`; where the density of training times is not the objective's own `flow, logit-normal(0, 1)`."""
+    name, density, mean, std = (row[field] for field in frames.OBJECTIVE)
+    shape = f"({mean:g}, {std:g})" if density == "logit-normal" else ""
+    return name.split(":")[-1] if density == "own" else f"{name.split(':')[-1]}, {density}{shape}"
+
+
+def objectives(frame: pd.DataFrame) -> list[str]:
+    """Those of a frame, each once, in its order."""
+    rows = frame[frame["diffusion.objective"].notna()].drop_duplicates(list(frames.OBJECTIVE))
+    return list(dict.fromkeys(objective(row) for _, row in rows.iterrows()))
+
+
+def evaluation(frame: pd.DataFrame, varied: tuple[str, ...] = ()) -> str:
+    """How the models were measured: `lite0 features, 1,000 samples against 5,000 train images, DDIM 16 steps, ...`.
+
+    varied: settings that are told elsewhere.
+    """
     guidance = the(frame, "evaluate.guidance")
-    return ", ".join(
-        (
-            f"{the(frame, 'evaluate.extractor')} features",
-            f"{_thousands(the(frame, 'evaluate.samples'))} samples against "
-            f"{_thousands(the(frame, 'evaluate.reference'))} {the(frame, 'evaluate.split')} images".replace("  ", " "),
-            f"{the(frame, 'evaluate.sampler').upper()} {the(frame, 'evaluate.steps')} steps",
-            "no guidance" if guidance == "1" else f"guidance {guidance}",
-        )
+    samplers = ", ".join(map(sampler, sorted(frame["evaluate.sampler"].dropna().unique())))
+    steps = f"{the(frame, 'evaluate.steps')} steps"
+    parts = (
+        f"{the(frame, 'evaluate.extractor')} features",
+        f"{_thousands(the(frame, 'evaluate.samples'))} samples against "
+        f"{_thousands(the(frame, 'evaluate.reference'))} {the(frame, 'evaluate.split')} images".replace("  ", " "),
+        " ".join(
+            text for field, text in (("sampler", samplers), ("steps", steps)) if f"evaluate.{field}" not in varied
+        ),
+        "" if "evaluate.guidance" in varied else "no guidance" if guidance == "1" else f"guidance {guidance}",
     )
+    return ", ".join(filter(None, parts))
 
 
-def recipe(frame: pd.DataFrame) -> str:
-    """What the models were trained on: `fashion-mnist, 32,768 images of batch 32, lr 0.001, 1 seed`."""
+def recipe(frame: pd.DataFrame, varied: tuple[str, ...] = ()) -> str:
+    """What the models were trained on: `fashion-mnist, 32,768 images of batch 32, lr 0.001, 1 seed`.
+
+    The objective is said where it is not the paper's. varied: settings that are told elsewhere.
+    """
     images = [int(value) for value in sorted(frame["train.images"].dropna().unique())]
-    seeds = frame["seed"].nunique()
-    return ", ".join(
-        (
-            the(frame, "data.dataset"),
-            f"{' or '.join(f'{value:,}' for value in images)} images seen",
-            f"batch {the(frame, 'train.batch')}",
-            f"lr {the(frame, 'train.lr')}",
-            f"{seeds} seed{'s' if seeds > 1 else ''}",
-        )
+    seeds, asked = frame["seed"].nunique(), objectives(frame)
+    plain_one = asked in ([], ["ddpm"]) or "diffusion.objective" in varied
+    parts = (
+        the(frame, "data.dataset"),
+        "" if plain_one else f"objective{'s' if len(asked) > 1 else ''} {' / '.join(asked)}",
+        f"{' or '.join(f'{value:,}' for value in images)} images seen",
+        f"batch {the(frame, 'train.batch')}",
+        f"lr {the(frame, 'train.lr')}",
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
     )
+    return ", ".join(filter(None, parts))
 
 
-def subtitle(frame: pd.DataFrame) -> str:
-    return f"{recipe(frame)}  ·  {evaluation(frame)}"
+def subtitle(frame: pd.DataFrame, varied: tuple[str, ...] = ()) -> str:
+    return f"{recipe(frame, varied)}  ·  {evaluation(frame, varied)}"
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:
@@ -101,9 +128,13 @@ def pairs(found: tuple[fit.Pair, ...]) -> str:
 
 
 def diverged(frame: pd.DataFrame) -> str:
-    """` Diverged, so without a FID: 4x208/8 lr 0.004.`; empty if none did."""
-    rows = frames.diverged(frame)
-    names = [f"{row['model.size']}/{row['model.patch']} {row['recipe']}".strip() for _, row in rows.iterrows()]
+    """` Diverged, so without a FID: 4x208/8 lr 0.004.`; empty if none did. Of several objectives it is said whose."""
+    rows, several = frames.diverged(frame), len(objectives(frame)) > 1
+    names = [
+        " ".join(filter(None, (
+            f"{row['model.size']}/{row['model.patch']}", objective(row) if several else "", row["recipe"],
+        ))) for _, row in rows.iterrows()
+    ]  # fmt: skip
     return f" Diverged, so without a FID: {', '.join(dict.fromkeys(names))}." if names else ""
 
 

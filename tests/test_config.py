@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from harness import config
 from harness.config import SCALES, SIZES, Train, Trial, base, change, flatten, grid, make, names, override
-from harness.errors import ConfigError
+from harness.errors import ConfigError, first_line
 
 GOLDEN = {  # ids that runs made by earlier versions carry: a change here orphans them
-    "default S/4": ("58d5a53b431d", {"model.size": "S", "model.patch": 4}),
+    "default S/4": ("36ba32848edf", {"model.size": "S", "model.patch": 4}),
     "B/2 in-context, seed 3": (
-        "51a318d4bdfd",
+        "a8d9ea6598f6",
         {"model.size": "B", "model.patch": 2, "model.conditioning": "in-context", "seed": 3, "train.lr": 1e-3},
     ),
 }
@@ -40,9 +40,20 @@ def test_id_is_the_same_in_another_process_and_field_order():
 def test_every_number_is_part_of_the_identity(name):
     value = flatten(trial())[name]
     other = not value if isinstance(value, bool) else value / 2 if isinstance(value, float) and value else value + 1
-    fits = {"model.width": 768, "model.heads": 12, "train.ema_decay": 0.999, "train.weight_decay": 0.1}
-    fields = flatten(trial(evaluate__sampler="ddim")) | {name: fits.get(name, other)}
-    assert make(fields).id != trial(evaluate__sampler="ddim").id
+    fits = {"model.width": 768, "model.heads": 12, "train.ema_decay": 0.999, "train.weight_decay": 0.1,
+            "diffusion.density_mean": 0.5}  # fmt: skip
+    plain = trial(diffusion__density="logit-normal")
+    assert make(flatten(plain) | {name: fits.get(name, other)}).id != plain.id
+
+
+def test_every_word_is_part_of_the_identity():
+    words = {
+        "model.conditioning": "adaLN", "data.dataset": "cifar10", "data.flip": "off", "diffusion.objective": "flow",
+        "diffusion.schedule": "cosine", "diffusion.density": "uniform", "train.precision": "fp32",
+        "evaluate.sampler": "ddim", "evaluate.extractor": "inception", "model.backbone": "unet",
+    }  # fmt: skip
+    assert set(words) == {name for name, value in flatten(trial()).items() if isinstance(value, str)}
+    assert len({trial().id, *(make(flatten(trial()) | {name: word}).id for name, word in words.items())}) == 11
 
 
 def test_a_field_added_later_leaves_old_ids_alone(monkeypatch):
@@ -65,8 +76,9 @@ def test_trials_that_differ_in_evaluation_alone_share_their_training():
     assert {change(one, **{f"evaluate__{k}": v}).training_id for k, v in {"steps": 99, "samples": 7}.items()} == {
         one.training_id
     }
-    others = {"train__lr": 1e-5, "seed": 3, "model__patch": 8, "diffusion__schedule": "cosine", "data__flip": False}
-    assert len({one.training_id, *(change(one, **{k: v}).training_id for k, v in others.items())}) == 6
+    others = {"train__lr": 1e-5, "seed": 3, "model__patch": 8, "diffusion__schedule": "cosine", "data__flip": "off",
+              "diffusion__objective": "flow"}  # fmt: skip
+    assert len({one.training_id, *(change(one, **{k: v}).training_id for k, v in others.items())}) == 7
 
 
 def test_names_say_what_tells_trials_of_one_name_apart():
@@ -128,6 +140,19 @@ def test_cadence_halves_the_run_and_ends_with_it(images, batch, points, expected
     assert cell.cadence[-1] == cell.train.steps * batch >= images
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "DiT-S/4 adaLN-Zero seed 0"),
+        ({"diffusion__objective": "flow", "seed": 2}, "DiT-S/4 adaLN-Zero flow seed 2"),
+        ({"model__backbone": "unet", "model__patch": 1, "diffusion__objective": "v"}, "unet-S v seed 0"),
+        ({"model__backbone": "numpy:Net", "diffusion__objective": "numpy:Aim"}, "Net-S/4 Aim seed 0"),
+    ],
+)
+def test_the_objective_is_said_where_it_is_not_the_paper_s(fields, name):
+    assert trial(**fields).name == name
+
+
 def test_grid_is_every_combination_in_order_without_repeats():
     cells = grid({"model.patch": 8}, {"model.size": ("S", "B", "S"), "model.patch": (8, 4)})
     assert [cell.model.name for cell in cells] == ["DiT-S/8", "DiT-S/4", "DiT-B/8", "DiT-B/4"]
@@ -147,7 +172,12 @@ def test_overrides_set_split_and_merge():
 
 @pytest.mark.parametrize(
     "settings",
-    ["model.width=640 model.heads=5", "model.heads=5 model.width=640", "model.learn_sigma=false evaluate.sampler=ddim"],
+    [
+        "model.width=640 model.heads=5",
+        "model.heads=5 model.width=640",
+        "diffusion.density=logit-normal diffusion.density_mean=0.5",
+        "diffusion.density_std=0.5 diffusion.density=logit-normal",
+    ],
 )
 def test_overrides_that_only_fit_together_may_come_in_any_order(settings):
     assert len(override([trial()], settings)) == 1
@@ -175,10 +205,23 @@ ERRORS = {
     "size": ("model.size=M", "model.size: unknown size 'M'; allowed: 1x64, "),
     "heads": ("model.heads=5", "model: heads=5 does not divide width=384; allowed: 1, 2, 3, 4, 6, 8, "),
     "width": ("model.width=6 model.heads=1", "width=6 must be a multiple of 4"),
-    "sampling steps": ("evaluate.steps=2000", "evaluate.steps=2000 exceeds diffusion.timesteps=1000"),
     "few samples": ("evaluate.samples=3", "evaluate.samples: '3': input should be greater than 3"),
     "few real images": ("evaluate.reference=3", "evaluate.reference: '3': input should be greater than 3"),
-    "sampler": ("model.learn_sigma=false", "evaluate.sampler=ddpm needs model.learn_sigma=true"),
+    "mean without a density": (
+        "diffusion.density_mean=0.5",
+        "diffusion: density_mean=0.5 is of density=logit-normal, and density=own",
+    ),
+    "width of another density": (
+        "diffusion.density=uniform diffusion.density_std=0.5",
+        "diffusion: density_std=0.5 is of density=logit-normal, and density=uniform",
+    ),
+    "no width": (
+        "diffusion.density=logit-normal diffusion.density_std=0",
+        "diffusion.density_std: '0': input should be greater than 0",
+    ),
+    "density": ("diffusion.density=mode", "diffusion.density: 'mode': input should be 'own', 'uniform' or 'logit-norm"),
+    "flip": ("data.flip=true", "data.flip: 'true': input should be 'own', 'on' or 'off'"),
+    "learn_sigma": ("model.learn_sigma=false", "unknown override 'model.learn_sigma'"),
 }
 
 
@@ -220,7 +263,7 @@ def test_paper_scale_is_the_paper_s_recipe():
     [(OSError(" no space\nleft "), "no space"), (RuntimeError(), "RuntimeError"), (OSError(" "), "OSError")],
 )
 def test_what_a_library_says_is_one_line_even_where_it_says_nothing(error, told):
-    assert config.first_line(error) == told
+    assert first_line(error) == told
 
 
 def test_config_needs_no_heavy_library():

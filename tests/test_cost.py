@@ -9,8 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config import SIZES, make
-from harness.cost import cost, work
+from harness.cost import cost, interface, work
 from harness.data.registry import DATASETS
+from harness.diffusion.objectives.registry import OBJECTIVES
 from harness.errors import ConfigError
 from harness.models.conditioning import CONDITIONING
 from harness.models.registry import build
@@ -97,7 +98,7 @@ def test_the_paper_s_table_holds_all_it_should():
 def test_the_parts_of_a_model_sum_to_the_whole():
     """And the counter's own unit is two operations a multiply-add."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        net = build(trial("2x96x2", 2).model, 4, 32, 1000, seed=None)
+        net = build(trial("2x96x2", 2).model, 4, 32, 1000, 8, seed=None)
         net(torch.empty(1, 4, 32, 32), *2 * [torch.empty(1, dtype=torch.long)])
     assert counter.get_total_flops() == 2 * multiply_adds(2, 96, 2, "adaLN-Zero", 4)
     parts = [f"DiT.{name}" for name in ("embed", "time", "label", "head", "blocks.0", "blocks.1")]
@@ -109,7 +110,16 @@ def test_counting_leaves_out_what_the_paper_leaves_out():
     """No guidance, no batch, no sampling: the settings around a model change nothing of its Gflops."""
     plain = cost(trial("S", 4))
     assert cost(trial("S", 4, evaluate__guidance=4.0, train__batch=7, seed=3)) == plain
-    assert cost(trial("S", 4, model__learn_sigma=False, evaluate__sampler="ddim")).gflops < plain.gflops
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_head_has_the_outputs_of_the_objective(objective):
+    """Whose twice as many channels, with a covariance, cost that much more."""
+    plain, priced = (cost(trial("S", 4, diffusion__objective=name)) for name in ("ddpm", objective))
+    less = 64 * 384 * 4**2 * 4 if objective != "ddpm" else 0  # a linear layer of 64 tokens, width 384, 4x4 pixels of 4
+    assert (plain.gflops - priced.gflops) * 1e9 == pytest.approx(less)
+    assert plain.params - priced.params == (385 * 4**2 * 4 if less else 0)
+    assert interface(trial("S", 4, diffusion__objective=objective)) == (4, 32, 1000, 4 if less else 8)
 
 
 def test_training_costs_three_forwards_an_image():
@@ -127,6 +137,15 @@ def test_work_is_training_and_sampling():
     guided = trial("S", 8, train__images=1000, train__batch=256, evaluate__samples=10, evaluate__steps=5,
                    evaluate__guidance=1.5)  # fmt: skip
     assert work(guided) == pytest.approx(3 * g * 1024 + 3 * 10 * 5 * g * 2)
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("euler", 5), ("heun", 9)])
+def test_heun_s_work_is_two_calls_a_step_but_for_the_last(sampler, calls):
+    fields = {"diffusion__objective": "flow", "evaluate__sampler": sampler, "evaluate__samples": 10}
+    cell = trial("S", 8, train__images=1000, train__batch=256, evaluate__steps=5, **fields)
+    g = cost(cell).gflops
+    assert work(cell) == pytest.approx(3 * g * 1024 + 3 * 10 * calls * g)
+    assert work(cell, images=0, evaluations=1) == pytest.approx(10 * calls * g)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -51,7 +51,8 @@ FLOORS = {
 # Rooms with a registry on top, and what stands at their bottom: all that others may import of them.
 DOORS = {
     "harness.data": {"registry", "base", "files", "autoencoder"},
-    "harness.diffusion": {"base", "process", "guidance", "objectives"},
+    "harness.diffusion": {"base", "process", "guidance", "objectives", "samplers"},
+    "harness.diffusion.objectives": {"registry", "base"},
     "harness.diffusion.samplers": {"registry", "base"},
     "harness.models": {"registry", "layers", "conditioning"},
     "harness.metrics": {"registry", "base", "reference"},

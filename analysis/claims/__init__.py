@@ -1,4 +1,4 @@
-"""The paper's statements as tests on a study's runs: each gets a statistic, an interval and a verdict.
+"""The paper's statements, and SiT's, as tests on a study's runs: each gets a statistic, an interval and a verdict.
 
 A claim is a function (frame -> Finding, or None where the runs do not bear on it) and one row of `CLAIMS`.
 """
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from analysis.claims import conditioning, sampling, scaling
+from analysis.claims import conditioning, objectives, sampling, scaling
 from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, TOO_LITTLE, Finding
 
 VERDICTS = (HOLDS, DOES_NOT_HOLD, TOO_LITTLE)
@@ -71,6 +71,12 @@ CLAIMS: dict[str, Asked] = {
         "Cross-attention costs about 15 % more Gflops",
         "137.6 against 118.6 Gflops, 16 % more; XL/2, Table 4, section 3.2",
         conditioning.overhead,
+    ),
+    "h": Asked(
+        "On a straight path, predicting velocity beats predicting noise at equal Gflops",
+        "FID 57.6 against 68.4 (S/2), 33.0 against 43.5 (B/2), 18.8 against 23.3 (L/2), 17.2 against 19.5 (XL/2) after "
+        "400K steps; SiT, arXiv 2401.08740, against Table 4",
+        objectives.velocity,
     ),
 }  # fmt: skip
 

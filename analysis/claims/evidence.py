@@ -1,13 +1,13 @@
 """What a test of a claim may rest on: runs that compare, the noise between seeds, and intervals that respect both."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import fit, frames
+from analysis import fit, frames, words
 from analysis.figures import recipes
 from harness.config import SIZES
 
@@ -69,20 +69,30 @@ def gather(frame: pd.DataFrame, apart: str | None = None, besides: tuple[str, ..
     """The largest part of a frame whose transformers compare; None where none has finished.
 
     Of recipes with equally many models the one with the lowest FID; of models the named sizes, if there are any: a
-    lattice of shapes beside a ladder would outvote it.
-    apart: a setting that is not part of the recipe, since the claim is about it. besides: evaluation settings likewise.
+    lattice of shapes beside a ladder would outvote it. Of code that gives different results the newest counts, if as
+    many models are of it, and likewise of objectives the paper's.
+    apart: a setting that is not part of the recipe, since the claim is about it. besides: what may vary likewise, of
+    `frames.COMPARABLE`.
     """
     found = [_part(group, apart) for group in frames.groups(_transformers(frame), besides)]
-    return max((each for each in found if each), key=_weight, default=None)
+    best = max((each for each in found if each), key=_weight, default=None)
+    if best is None or frame["version"].nunique() < 2:
+        return best
+    return replace(best, about=f"Judged on runs of version {_version(best.rows)} of the code. {best.about}".strip())
 
 
 def noise(frame: pd.DataFrame) -> Noise:
-    """The spread between seeds of runs that were measured in one way, over all recipes and sizes together."""
+    """The spread between seeds of runs, over all recipes and sizes together, and of each objective by itself.
+
+    Each model is to be measured in one way only: a second way measures the same chance again.
+    """
     once = _once(frame[frame["run_id"].isin(frames.finished(frame)["run_id"])])
-    if recipes.repeated(once).empty:
-        return Noise(np.nan, 0)
-    spread, cells, runs = recipes.noise(once)
-    return Noise(spread, runs - cells)
+    squares, free = 0.0, 0
+    for part in frames.groups(once) if len(once) else []:
+        if len(recipes.repeated(part)):
+            spread, cells, runs = recipes.noise(part)
+            squares, free = squares + spread**2 * (runs - cells), free + runs - cells
+    return Noise(float(np.sqrt(squares / free)), free) if free else Noise(np.nan, 0)
 
 
 def with_noise(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,6 +101,12 @@ def with_noise(frame: pd.DataFrame) -> pd.DataFrame:
     for group in frames.groups(frame) if len(frame) else []:
         spread[frame["run_id"].isin(group["run_id"])] = noise(group).sd
     return frame.assign(fid_noise=spread)
+
+
+def more(gap: float) -> str:
+    """A difference of ln FID in words: `12.0% lower`."""
+    change = np.expm1(gap)
+    return f"{abs(change):.1%} {'higher' if change > 0 else 'lower'}"
 
 
 def share(held: int, asked: int) -> tuple[float, float]:
@@ -132,6 +148,8 @@ def _part(group: pd.DataFrame, apart: str | None) -> Evidence | None:
         others = rows[~named].drop_duplicates(list(frames.SHAPE))
         said.append(f"{len(others)} models off the ladder of sizes are left out.")
         rows = rows[named]
+    if (asked := words.objectives(rows)) != ["ddpm"] and len(asked) == 1:
+        said.append(f"Judged with the objective {asked[0]}.")
     if rows["recipe"].nunique() > 1:
         found = _recipes(rows, apart)
         chosen, rivals = found.index[0], int((found["cells"] == found["cells"].iloc[0]).sum())
@@ -158,8 +176,13 @@ def _once(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _weight(evidence: Evidence) -> tuple:
-    """Most models first; then most evaluations, and the most thorough ones."""
+    """Most models first; then the newest code, the paper's objective, most evaluations, and the most thorough ones."""
     rows = evidence.rows
     models = len(rows.drop_duplicates([*frames.SHAPE, "model.conditioning"]))
+    papers = bool((rows["diffusion.objective"] == "ddpm").any())
     thorough = (float(rows[name].max()) for name in ("evaluate.samples", "evaluate.steps"))
-    return models, int(rows["fid"].notna().sum()), *thorough
+    return models, _version(rows), papers, int(rows["fid"].notna().sum()), *thorough
+
+
+def _version(rows: pd.DataFrame) -> int:
+    return 0 if rows["version"].isna().all() else int(rows["version"].max())

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis import frames
+from analysis import frames, words
 from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, TOO_LITTLE, Finding, bootstrap, gather
 from analysis.figures import settings
 
@@ -13,11 +13,19 @@ STEPS = "evaluate.steps"
 
 
 def outspent(frame: pd.DataFrame) -> Finding | None:
-    """Where the model with fewer Gflops spends more on sampling, the larger one has the lower FID all the same."""
-    evidence = gather(_stepped(frame), besides=(STEPS,))
+    """Where the model with fewer Gflops spends more on sampling, the larger one has the lower FID all the same.
+
+    By the paper's sampler, if it was varied.
+    """
+    return next(filter(None, map(_outspent, _stepped(frame))), None)
+
+
+def _outspent(part: pd.DataFrame) -> Finding | None:
+    evidence = gather(part, besides=(STEPS,))
     if not evidence:
         return None
     cells = settings.sampled(evidence.rows)
+    sampler = words.sampler(cells[settings.SAMPLER].iloc[0])
     models = [cell for _, cell in cells.groupby(list(frames.SHAPE), sort=False)]
     won, asked = np.zeros((2, len(models), len(models)))
     for one, other in combinations(range(len(models)), 2):
@@ -36,14 +44,19 @@ def outspent(frame: pd.DataFrame) -> Finding | None:
     return Finding(
         f"the larger model is better in {int(won.sum()):,} of {int(asked.sum()):,} pairs in which it samples with less "
         f"compute ({won.sum() / asked.sum():.0%})",
-        bounds, verdict, f"{len(models)} models at {steps} sampling steps. {evidence.about}".strip(),
+        bounds, verdict, f"{len(models)} models at {steps} {sampler} steps. {evidence.about}".strip(),
     )  # fmt: skip
 
 
-def _stepped(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the largest part whose models were measured at several numbers of steps."""
+def _stepped(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The parts whose models were measured at several numbers of steps: by the paper's sampler first, then the largest.
+
+    Of code that gives different results the newest comes first.
+    """
     parts = [part for part in frames.groups(frame, (STEPS,)) if len(part) and _varied(part)]
-    return parts[0] if parts else frame.iloc[:0]
+    papers = [bool((part[settings.SAMPLER] == settings.PAPERS).any()) for part in parts]
+    newest = [-(part["version"].max() if part["version"].notna().any() else 0) for part in parts]
+    return [parts[place] for place in sorted(range(len(parts)), key=lambda n: (newest[n], not papers[n]))]
 
 
 def _varied(part: pd.DataFrame) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import frames
-from analysis.figures import backbones, compute, curves, recipes, settings, shape
+from analysis.figures import backbones, compute, curves, objectives, recipes, settings, shape
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Spec:
     caption: Callable[[pd.DataFrame], str]
     applies: Callable[[pd.DataFrame], bool]
     needs_images: bool = False
-    across: tuple[str, ...] = ()  # evaluation settings that it draws several values of
+    across: tuple[str, ...] = ()  # of `frames.COMPARABLE`, what it draws several values of
 
 
 def _evaluated(frame: pd.DataFrame) -> pd.DataFrame:
@@ -93,10 +93,18 @@ FIGURES: dict[str, Spec] = {
         "Backbones at equal Gflops", backbones.backbones, backbones.caption_backbones,
         lambda frame: len(backbones.pairs(frames.cells(frame))) > 0,
     ),
+    "objectives": Spec(
+        "Objectives at equal Gflops", objectives.objectives, objectives.caption_objectives,
+        lambda frame: len(objectives.compared(frame)) > 0, across=objectives.ACROSS,
+    ),
+    "diffusion_loss": Spec(
+        "Held-out error by noise level", objectives.diffusion_loss, objectives.caption_diffusion_loss,
+        lambda frame: len(objectives.asked_alike(frame)) > 1, across=objectives.ACROSS,
+    ),
     "seeds": Spec("Spread over seeds", recipes.seeds, recipes.caption_seeds, lambda f: len(recipes.repeated(f)) > 0),
     "sampling": Spec(
         "FID against sampling compute", settings.sampling, settings.caption_sampling,
-        _measured("evaluate.steps"), across=("evaluate.steps",),
+        lambda frame: len(settings.samplers(frame)) > 0, across=("evaluate.steps", "evaluate.sampler"),
     ),
     "guidance": Spec(
         "Classifier-free guidance", settings.guidance, settings.caption_guidance, _measured("evaluate.guidance"),

@@ -49,6 +49,7 @@ def _lines(
     style.log_axis(panel.xaxis)
     if metric == "fid":
         style.log_axis(panel.yaxis)
+        style.floor(panel.yaxis, frames.floor(frame))
     low, high = panel.get_xlim()
     panel.set_xlim(low, high * (high / low) ** 0.45)
     return ends, points

@@ -23,6 +23,7 @@ def fid_vs_gflops(frame: pd.DataFrame) -> Figure:
         )
         here, there = axes[0]
         labels = _scaling(here, ours, style.size_colours(frame))
+        style.floor(here.yaxis, frames.floor(frame))
         if words.comparable(frame):
             here.scatter(theirs["model.gflops"], theirs["fid"], s=60, c="none", ec=style.PAPER, lw=0.8, zorder=2)
         here.set(title="This study", xlabel=words.GFLOPS, ylabel=words.metric_name(frame, "fid"))
@@ -70,6 +71,7 @@ def fid_vs_compute(frame: pd.DataFrame) -> Figure:
         panel.margins(x=0.1)
         style.log_axis(panel.xaxis, _power)
         style.log_axis(panel.yaxis)
+        style.floor(panel.yaxis, frames.floor(frame))
         style.settle(figure)
         style.point_labels(panel, [*ends, (*_middle(x, y), "lower envelope", style.MUTED)])
     return figure
@@ -111,8 +113,10 @@ def quality_vs_gflops(frame: pd.DataFrame) -> Figure:
             panel.set_title(f"{words.metric_name(frame, metric)}   r = {r:.2f}")
             panel.set_xlabel("Model Gflops (10⁹ multiply-adds)")
             style.log_axis(panel.xaxis)
+            if metric == "fid":
+                style.floor(panel.yaxis, frames.floor(frame))
         for panel in axes.flat[len(metrics) :]:
-            panel.set_visible(False)
+            panel.remove()
         style.legend(figure, axes.flat[0], frame)
         style.settle(figure)
     return figure

@@ -8,6 +8,17 @@ from analysis import fit, frames, paper, words
 from analysis.figures import style
 
 SMOOTH = 0.1  # share of a run that the smoothed training loss averages over
+HELD_OUT = {  # the first of these that was measured, and what its axis says
+    "val_loss": "Held-out noise MSE",
+    "diffusion_loss": "Held-out diffusion loss",
+}
+ASKED = {  # what the training loss of an objective is
+    "ddpm": "noise MSE plus the variational bound",
+    "noise": "noise MSE",
+    "v": "velocity MSE",
+    "flow": "velocity MSE",
+    "edm": "weighted image MSE",
+}
 
 
 def fid_by_size(frame: pd.DataFrame) -> Figure:
@@ -62,7 +73,7 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
     """Figure 13: training loss, smoothed, and held-out loss, one column per patch."""
     frames.one_setting(frame, frames.LOSS)
     patches, colours = frames.patches(frame), style.size_colours(frame)
-    names = [name for name in ("loss", "val_loss") if frame[name].notna().any()]
+    names = ["loss", *_held_out(frame)]
     with style.theme():
         figure, axes = style.canvas(
             len(names), len(patches), max(7.4, 3.3 * len(patches) + 0.6), 2.5 * len(names) + 0.8,
@@ -72,7 +83,7 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
         for row, name in zip(axes, names, strict=True):
             for panel, patch in zip(row, patches, strict=True):
                 ends.append((panel, _losses(panel, frame[frame["model.patch"] == patch], name, colours)))
-            row[0].set_ylabel("Training loss, smoothed" if name == "loss" else "Held-out noise MSE")
+            row[0].set_ylabel(HELD_OUT.get(name, "Training loss, smoothed"))
             style.log_axis(row[0].yaxis)
         for panel, patch in zip(axes[0], patches, strict=True):
             panel.set_title(f"Patch {patch}")
@@ -88,15 +99,26 @@ def loss_curves(frame: pd.DataFrame) -> Figure:
 
 def caption_loss_curves(frame: pd.DataFrame) -> str:
     cells = frames.cells(frame)
-    metric = "val_loss" if cells["val_loss"].notna().sum() >= 2 else "loss"
+    held_out, asked = _held_out(frame), words.objectives(frame)
+    metric = held_out[0] if held_out and cells[held_out[0]].notna().sum() >= 2 else "loss"
     pairs = fit.neighbours(cells.assign(fid=cells[metric])).pairs
-    kind = "held-out" if metric == "val_loss" else "training"
+    kind = "training" if metric == "loss" else "held-out"
     found = f" Here the neighbour with more Gflops ends with the lower {kind} loss in {fit.count(pairs)} pairs."
+    loss = ASKED.get(asked[0].split(",")[0] if asked else "ddpm", "what the objective asks")
+    told = {
+        "val_loss": " Held-out loss: the EMA model's noise MSE, fixed noise, even grid of timesteps.",
+        "diffusion_loss": " Held-out loss: half the integral of the EMA model's noise MSE over log-SNR.",
+    }
     return (
         f"The paper finds that models with more Gflops reach a lower training loss.{found if pairs else ''} "
-        f"Training loss: noise MSE plus the variational bound, averaged over {SMOOTH:.0%} of the run; the thin line is "
-        "what was logged. Held-out loss: the EMA model's noise MSE, fixed noise, even grid of timesteps."
+        f"Training loss: {loss}, averaged over {SMOOTH:.0%} of the run; the thin line is what was logged."
+        f"{told[held_out[0]] if held_out else ''}"
     )
+
+
+def _held_out(frame: pd.DataFrame) -> list[str]:
+    """The held-out loss to draw: none where none was measured."""
+    return [name for name in HELD_OUT if frame[name].notna().any()][:1]
 
 
 def band(panel: Axes, line: pd.DataFrame, **look) -> None:
@@ -143,6 +165,7 @@ def _finish(figure: Figure, panels, ends, frame: pd.DataFrame, along: str, acros
         panel.set_xlim(0, float(frame.loc[frame["fid"].notna(), "images"].max()) * 1.32)
         style.images_axis(panel)
         style.log_axis(panel.yaxis)
+        style.floor(panel.yaxis, frames.floor(frame), told=panel in ours[::5])
         if panel in ours[::5]:
             panel.set_ylabel(words.metric_name(frame, "fid"))
         else:

@@ -43,6 +43,7 @@ def learning_rate(frame: pd.DataFrame) -> Figure:
         panel.set_xlim(low, high * (high / low) ** 0.15)
         low, high = panel.get_ylim()
         panel.set_ylim(low, high * (high / low) ** (0.1 * len(frames.diverged(frame)) ** 0.5))  # room for the crosses
+        style.floor(panel.yaxis, frames.floor(frame))
         style.settle(figure)
         style.end_labels(panel, ends)
     return figure
@@ -107,6 +108,7 @@ def schedules(frame: pd.DataFrame) -> Figure:
         panel.set_xlim(0, float(frame.loc[frame["fid"].notna(), "images"].max()) * 1.3)
         style.images_axis(panel)
         style.log_axis(panel.yaxis)
+        style.floor(panel.yaxis, frames.floor(frame))
         style.settle(figure)
         style.end_labels(panel, ends)
     return figure
@@ -144,6 +146,7 @@ def seeds(frame: pd.DataFrame) -> Figure:
         panel.set_ylim(len(cells) - 0.4, -0.6)
         panel.set(xlabel=words.metric_name(frame, "fid"))
         panel.grid(False, axis="y")
+        style.floor(panel.xaxis, frames.floor(frame))
     return style.settle(figure)
 
 

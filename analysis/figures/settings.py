@@ -5,6 +5,7 @@ The only figures whose axes hold several evaluation settings, since these are wh
 
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,42 +13,95 @@ from analysis import frames, words
 from analysis.figures import style
 from harness.record import METRICS
 
-STEPS, SCALE, CHANNELS = "evaluate.steps", "evaluate.guidance", "evaluate.guidance_channels"
+STEPS, SAMPLER = "evaluate.steps", "evaluate.sampler"
+SCALE, CHANNELS, CALLS = "evaluate.guidance", "evaluate.guidance_channels", "evaluate.calls"
+PAPERS = "ddpm"  # the sampler of its figure
+STEPWISE = ("ddim", "dpm++", "euler", "heun")  # samplers that draw no noise after the first
 TRADED = ("fid", "inception_score", "precision", "recall")
 
 
 def sampling(frame: pd.DataFrame) -> Figure:
-    """Figure 10: FID against the compute of sampling one image, a line a model over its sampling steps."""
-    cells, colours = sampled(frame), style.size_colours(frame)
-    dashes = style.dashes(frames.patches(frame))
+    """Figure 10: FID against the compute of sampling one image, a panel a sampler, a line a model over its steps."""
+    names = samplers(frame)
+    frame = frame[frame[SAMPLER].isin(names)]
+    cells, colours, dashes = _varied(frame), style.size_colours(frame), style.dashes(frames.patches(frame))
     with style.theme():
-        figure, axes = style.canvas(1, 1, 8.6, 5, "FID against sampling compute", _subtitle(frame, STEPS))
-        (panel,) = axes[0]
+        figure, axes = style.canvas(
+            1, len(names), 8.6 if len(names) == 1 else 5.6 * len(names), 5, "FID against sampling compute",
+            words.subtitle(frame, (STEPS, *([SAMPLER] if len(names) > 1 else []))), sharey=True,
+        )  # fmt: skip
         ends = []
-        for _, line in _lines(cells):
-            first = line.iloc[0]
-            colour, patch = colours[first["model.size"]], int(first["model.patch"])
-            look = {"color": colour, "ls": dashes[patch], "marker": style.marker(patch), "mec": "white"}
-            panel.plot(line["compute"], line["fid"], **look)
-            ends.append((line["compute"].iloc[-1], line["fid"].iloc[-1], _name(first), colour))
-        panel.set(xlabel="Sampling compute of one image, Gflops (model Gflops × steps)", ylabel=_fid(frame))
-        panel.margins(x=0.1)
-        style.log_axis(panel.xaxis)
-        style.log_axis(panel.yaxis)
+        for panel, name in zip(axes[0], names, strict=True):
+            labels = []
+            for _, line in _lines(cells[cells[SAMPLER] == name]):
+                first = line.iloc[0]
+                colour, patch = colours[first["model.size"]], int(first["model.patch"])
+                look = {"color": colour, "ls": dashes[patch], "marker": style.marker(patch), "mec": "white"}
+                panel.plot(line["compute"], line["fid"], **look)
+                labels.append((line["compute"].iloc[-1], line["fid"].iloc[-1], _name(first), colour))
+            panel.set_xlabel("Sampling compute of one image, Gflops (model Gflops × calls)")
+            if len(names) > 1:
+                panel.set_title(f"{words.sampler(name)}{', as in the paper' if name == PAPERS else ''}")
+            panel.margins(x=0.1)
+            style.log_axis(panel.xaxis)
+            ends.append((panel, labels))
+        axes[0][0].set_ylabel(_fid(frame))
+        style.log_axis(axes[0][0].yaxis)
+        for panel in axes[0]:
+            style.floor(panel.yaxis, frames.floor(frame), told=panel is axes[0][0])
         style.settle(figure)
-        style.point_labels(panel, ends)
+        for panel, labels in ends:
+            style.point_labels(panel, labels)
     return figure
 
 
 def caption_sampling(frame: pd.DataFrame) -> str:
-    won, asked = outspent(sampled(frame))
-    steps = sorted(map(int, frame[STEPS].dropna().unique()))
+    cells, counts, found = _varied(frame), [], []
+    for name in samplers(frame):
+        part = cells[cells[SAMPLER] == name]
+        won, asked = outspent(part)
+        counts += [f"{won:,} of {asked:,} ({won / asked:.0%}) by {words.sampler(name)}"] if asked else []
+        found.append(_lowest(part))
+    pairs = (
+        " Here, of all pairs in which the model with fewer Gflops spends more on sampling, the larger model has the "
+        f"lower FID in {' and in '.join(counts)}."
+    )
     return (
         "The paper finds that more sampling compute does not make up for less model compute: L/2 at 1,000 steps is "
-        "worse than XL/2 at 128 with a fifth of the compute. Here, of all pairs in which the model with fewer Gflops "
-        f"spends more on sampling, the larger model has the lower FID in {won:,} of {asked:,}"
-        f"{f' ({won / asked:.0%})' if asked else ''}. Points of a line: {', '.join(f'{s:,}' for s in steps)} steps."
+        f"worse than XL/2 at 128 with a fifth of the compute.{pairs if counts else ''}{''.join(found)}"
     )
+
+
+def samplers(frame: pd.DataFrame) -> list[str]:
+    """Those by which some model was measured at several numbers of steps, the paper's first."""
+    runs = frames.finished(frame)
+    steps = runs.groupby([*frames.SHAPE, SAMPLER], dropna=False)[STEPS].nunique().groupby(SAMPLER).max()
+    return sorted(steps[steps > 1].index, key=lambda name: (name != PAPERS, name))
+
+
+def _varied(frame: pd.DataFrame) -> pd.DataFrame:
+    """`sampled` of the models that one sampler measured at several numbers of steps."""
+    cells = sampled(frame)
+    steps = cells.groupby([*frames.SHAPE, "recipe", SAMPLER], dropna=False)[STEPS].transform("nunique")
+    return cells[steps > 1]
+
+
+def _lowest(cells: pd.DataFrame) -> str:
+    """At how many steps of one sampler FID is lowest, over the models that were measured at all of them."""
+    table = cells.groupby([*frames.SHAPE, "recipe", STEPS], dropna=False)["fid"].mean().unstack(STEPS).dropna()
+    name, steps = cells[SAMPLER].iloc[0], sorted(cells[STEPS].unique())
+    told = f" Points of a line of {words.sampler(name)}: {', '.join(f'{step:,}' for step in steps)} steps"
+    if table.empty:
+        return f"{told}."
+    over = np.log(table.astype(float)).mean()  # ln FID at each number of steps
+    best = over.idxmin()
+    ends = [
+        f"{np.expm1(over[step] - over[best]):.0%} above it at {step:,}"
+        for step in (over.index[0], over.index[-1]) if step != best
+    ]  # fmt: skip
+    kind = ", which adds no noise" if name in STEPWISE else ""
+    over_models = " in the mean over models" if len(table) > 1 else ""
+    return f"{told}{kind}; FID is lowest at {best:,}{over_models}, {' and '.join(ends)}."
 
 
 def outspent(cells: pd.DataFrame) -> tuple[int, int]:
@@ -65,18 +119,21 @@ def outspent(cells: pd.DataFrame) -> tuple[int, int]:
 
 
 def sampled(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a model and number of steps, with `compute`: the Gflops of sampling one image."""
-    cells = pd.concat([frames.cells(part) for part in frames.groups(frame)], ignore_index=True)
-    calls = 1 + (cells[SCALE] != 1)  # guidance asks the model twice
-    return cells.assign(compute=cells["model.gflops"] * cells[STEPS] * calls)
+    """One row a model and way of sampling, with `compute`: the Gflops of sampling one image."""
+    cells = frames.cells(frame, (SAMPLER, STEPS, SCALE, CHANNELS))
+    steps = cells[STEPS] * (1 + (cells[SCALE] != 1))  # guidance asks the model twice
+    calls = cells[CALLS].fillna(steps) if CALLS in cells else steps  # runs of before tell no calls
+    return cells.assign(compute=cells["model.gflops"] * calls)
 
 
 def guidance(frame: pd.DataFrame) -> Figure:
     """Tables 2 and 3: FID, Inception Score, precision and recall against the scale of classifier-free guidance."""
-    cells = pd.concat([frames.cells(part) for part in frames.groups(frame)], ignore_index=True)
+    cells = frames.cells(frame, (SCALE, CHANNELS))
     colours, dashes = style.size_colours(frame), style.dashes(frames.patches(frame))
     with style.theme():
-        figure, axes = style.canvas(1, 4, 11.6, 3.4, "Classifier-free guidance", _subtitle(frame, SCALE))
+        figure, axes = style.canvas(
+            1, 4, 11.6, 3.4, "Classifier-free guidance", f"{words.subtitle(frame, (SCALE,))}, guidance as shown"
+        )
         ends = []
         for panel, metric in zip(axes[0], TRADED, strict=True):
             labels = []
@@ -88,6 +145,8 @@ def guidance(frame: pd.DataFrame) -> Figure:
                 labels.append((line[SCALE].iloc[-1], line[metric].iloc[-1], f"{_name(first)}{_which(first)}", colour))
             name = _fid(frame) if metric == "fid" else words.metric_name(frame, metric)
             panel.set(title=name, xlabel="Guidance scale (1: none)")
+            if metric == "fid":
+                style.floor(panel.yaxis, frames.floor(frame))
             panel.margins(x=0.05)
             low, high = panel.get_xlim()
             panel.set_xlim(low, high + 0.35 * (high - low))
@@ -99,7 +158,7 @@ def guidance(frame: pd.DataFrame) -> Figure:
 
 
 def caption_guidance(frame: pd.DataFrame) -> str:
-    cells = pd.concat([frames.cells(part) for part in frames.groups(frame)], ignore_index=True)
+    cells = frames.cells(frame, (SCALE, CHANNELS))
     texts = []
     for _, line in _lines(cells, CHANNELS, by=SCALE):
         best, last = line.loc[line["fid"].idxmin()], line.iloc[-1]
@@ -130,11 +189,3 @@ def _which(row: pd.Series) -> str:
 
 def _fid(frame: pd.DataFrame) -> str:
     return f"{words.fid_name(frame)} {'↓' if METRICS['fid'].better == 'lower' else '↑'}"
-
-
-def _subtitle(frame: pd.DataFrame, varied: str) -> str:
-    """The setting, told without what the figure varies."""
-    one = frame.assign(**{varied: frame[varied].iloc[0]})
-    told = words.subtitle(one)
-    value = words.the(one, varied)
-    return told.replace(f" {value} steps", "") if varied == STEPS else told.replace("no guidance", "guidance as shown")

@@ -41,8 +41,10 @@ def conditioning(frame: pd.DataFrame) -> Figure:
         over.set_xlim(0, float(frame.loc[frame["fid"].notna(), "images"].max()) * 1.45)
         style.images_axis(over)
         style.log_axis(over.yaxis)
+        style.floor(over.yaxis, frames.floor(frame))
         labels = _endpoints(final, frames.cells(frame))
         final.set(title="At the end", ylabel=words.metric_name(frame, "fid"))
+        style.floor(final.yaxis, frames.floor(frame))
         faint = _endpoints(theirs, paper.conditioning())
         theirs.set(title="The paper: DiT-XL/2, 400K steps", ylabel="FID-50K (inception features) ↓")
         style.settle(figure)
@@ -100,6 +102,7 @@ def depth_width(frame: pd.DataFrame) -> Figure:
         points.margins(x=0.12)
         style.log_axis(points.xaxis)
         style.log_axis(points.yaxis)
+        style.floor(points.yaxis, frames.floor(frame))
         for panel, patch in zip(maps, patches, strict=True):
             at = cells[cells["model.patch"] == patch]
             table = at.pivot_table(index="model.depth", columns="model.width", values="fid").sort_index(ascending=False)

@@ -1,6 +1,6 @@
 """How every figure looks: one theme held for the time of a drawing, colour by size, marker by patch, direct labels."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, pairwise
 from textwrap import wrap
@@ -24,12 +24,17 @@ from harness.config import SCALES
 INK, MUTED, FAINT, PAPER = "#1d2530", "#68717d", "#d9dde2", "#9aa3ad"
 LETTERS = 17.5  # of a subtitle in an inch
 MOST_LABELS = 40  # points of one panel that still get a label each
+ROOM = 0.5  # of an axis that the data keep where it is made longer for the real images' FID
 MARKERS = {1: "^", 2: "o", 4: "D", 8: "s", 16: "X"}
 Label = tuple[float, float, str, str]  # x, y, text, colour
 _DASHES, _OTHERS = {1: "-", 2: "-", 4: (0, (5, 2)), 8: (0, (1.2, 1.6))}, (0, (6, 2, 1.2, 2))
 # Light to dark and warm to cold at once: the order survives greyscale and the common colour blindnesses.
 _LADDER = LinearSegmentedColormap.from_list("ladder", ["#efa42f", "#df5b43", "#a3346f", "#503b8f", "#14284f"])
 CONDITIONING = {"in-context": "#7b8794", "cross-attention": "#efa42f", "adaLN": "#3d8fb5", "adaLN-Zero": "#a3346f"}
+OBJECTIVES = {
+    "ddpm": "#14284f", "noise": "#7b8794", "v": "#efa42f", "flow": "#a3346f", "flow, uniform": "#c46a9a",
+    "flow, logit-normal(0, 1)": "#df5b43", "edm": "#3d8fb5",
+}  # fmt: skip
 SPARE = ("#503b8f", "#df5b43", "#14284f")
 CATEGORIES = ("#a3346f", "#3d8fb5", "#efa42f", "#503b8f", "#7b8794")  # of what has no order
 
@@ -90,10 +95,14 @@ def size_colours(frame: pd.DataFrame) -> dict[str, str]:
     return {name: to_hex(_LADDER(places[name])) for name in names}
 
 
-def kind_colours(kinds: Iterable[str]) -> dict[str, str]:
-    """Each conditioning type's colour: one for good for each of the paper's, what is left for others."""
-    others = [kind for kind in dict.fromkeys(kinds) if kind not in CONDITIONING]
-    return CONDITIONING | dict(zip(others, cycle(SPARE), strict=False)) if others else CONDITIONING
+def kind_colours(kinds: Iterable[str], known: Mapping[str, str] = CONDITIONING) -> dict[str, str]:
+    """Each conditioning type's colour (or objective's): one for good for each that is known, what is left for others.
+
+    In the order of those known.
+    """
+    others = [kind for kind in dict.fromkeys(kinds) if kind not in known]
+    left = [colour for colour in (*SPARE, "#4f8a5b", "#9a6b3f") if colour not in known.values()]
+    return {**known, **dict(zip(others, cycle(left or SPARE), strict=False))}
 
 
 def marker(patch: int) -> str:
@@ -120,6 +129,37 @@ def log_axis(axis: Axis, say: Callable[[float], str] | None = None) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: (say or plain)(value)))
 
 
+def floor(axis: Axis, value: float, told: bool = True) -> None:
+    """A dotted line at the FID of real images, the axis made longer for it while the data keep `ROOM` of it.
+
+    Where that lies further below, an arrow at the axis' edge says so. Nothing where it was not measured (NaN). Call
+    when scale and limits are set. told: with its label, which one panel of a row need have.
+    """
+    if not value > 0:
+        return
+    axes, upright, log = axis.axes, axis.axis_name == "y", axis.get_scale() == "log"
+    (low, high), place = axis.get_view_interval(), np.log if log else float
+    near = low <= value or place(high) - place(low) >= ROOM * (place(high) - place(value))
+    if value < low and near:
+        beyond = 0.06 * (place(high) - place(value))
+        (axes.set_ylim if upright else axes.set_xlim)(value * np.exp(-beyond) if log else value - beyond, high)
+        if log:
+            log_axis(axis)
+    look = {"transform": axes.get_yaxis_transform() if upright else axes.get_xaxis_transform()}
+    if near:
+        (axes.hlines if upright else axes.vlines)(value, 0, 1, color=MUTED, lw=0.9, ls=(0, (1, 2)), zorder=1, **look)
+    else:
+        look["transform"] = axes.transAxes
+    if told:
+        text = f"real images {plain(float(f'{value:.3g}'))}"
+        text = text if near else f"{'↓' if upright else '←'} {text}"
+        at = (0.01, value if near else 0) if upright else (value if near else 0, 0.98)
+        axes.annotate(
+            text, at, (1, 2) if upright else (3, 0), look["transform"], textcoords="offset points", fontsize=6.5,
+            color=MUTED, ha="left", va="bottom" if upright else "top", path_effects=_halo(),
+        )  # fmt: skip
+
+
 def images_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -138,16 +178,17 @@ def end_labels(axes: Axes, ends: Sequence[Label], size: float = 7.5) -> None:
     if not ends:
         return
     points = axes.transData.transform([(x, y) for x, y, *_ in ends])
-    gap = size * 1.25 * axes.figure.dpi / 72
-    order = np.argsort(points[:, 1])
+    lines = np.array([1 + text.count("\n") for _, _, text, _ in ends])
+    order = np.argsort(points[:, 1], kind="stable")
+    gaps = size * 1.25 * axes.figure.dpi / 72 * (lines[order][1:] + lines[order][:-1]) / 2
     heights = points[order, 1].copy()
     for _ in range(200):  # push neighbours apart, evenly, until all have room
-        clash = np.nonzero(np.diff(heights) < gap - 1e-6)[0]
+        clash = np.nonzero(np.diff(heights) < gaps - 1e-6)[0]
         if not len(clash):
             break
         for place in clash:
-            middle = heights[place : place + 2].mean()
-            heights[place], heights[place + 1] = middle - gap / 2, middle + gap / 2
+            middle, half = heights[place : place + 2].mean(), gaps[place] / 2
+            heights[place], heights[place + 1] = middle - half, middle + half
     for place, height in zip(order, heights, strict=True):
         x, y, text, colour = ends[place]
         offset = (height - points[place, 1]) * 72 / axes.figure.dpi
@@ -169,6 +210,7 @@ def point_labels(axes: Axes, points: Sequence[Label], size: float = 7) -> None:
     drawn = [axes.transData.transform(line.get_xydata()) for line in axes.lines if line.get_marker() != "None"]
     markers = np.concatenate([centres, *drawn])
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in markers]
+    taken += [text.get_window_extent(renderer) for text in axes.texts]
     lines = np.concatenate([np.empty((0, 2)), *(_along(axes, line.get_xydata()) for line in axes.lines)])
     inside = axes.get_window_extent(renderer)
     near = [(7, 0), (-7, 0), (0, 7), (0, -7)]

@@ -106,8 +106,11 @@ def _state(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # their training keeps its options in the file
             saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever its bytes make a reader raise
+    except (OSError, RuntimeError) as error:
         raise ConfigError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from None
+    except Exception:  # whatever else its bytes make the reader raise; what it says then is of its own insides
+        why = "it is not what torch.save writes of tensors and plain values"
+        raise ConfigError(f"{path}: cannot be read as a checkpoint ({why})") from None
     state = next((saved[key] for key in ("ema", "model") if key in saved), saved) if isinstance(saved, dict) else saved
     flaw = _flaw(state)
     if flaw:
@@ -171,7 +174,7 @@ def _check_kept(network: Network) -> None:
         if value != only:
             raise ConfigError(f"diffusion.{name}: {value!r} {lost}; allowed: {only!r}")
     model = network.model
-    known, shape = _named(model.depth, model.width), f"{model.depth} blocks of width {model.width}"
+    known, shape = _named(model.depth, model.width), f"of depth {model.depth} and width {model.width}"
     if model.heads != known:
-        allowed = f"{known}, as the named size with {shape}" if known else f"a named size, and none has {shape}"
+        allowed = f"{known}, as in the named size {shape}" if known else f"a named size, and none is {shape}"
         raise ConfigError(f"model.heads: {model.heads} {lost}; allowed: {allowed}")

@@ -10,20 +10,22 @@ from harness.naming import find
 from .dit import DiT
 from .unet import UNet
 
-# name -> class(model, channels, side, classes, outputs) with forward(x, t, y) and initialise(seed)
+# name -> class(model, channels, side, classes, outputs) with forward(x, t, y), and initialise(seed) if it needs one
 BACKBONES = {"dit": DiT, "unet": UNet}
 
 
 def build(model: Model, channels: int, side: int, classes: int, outputs: int, seed: int | None = 0) -> nn.Module:
     """The backbone a config names, initialised from `seed`, in fp32 on the current default device.
 
-    With `seed=None` the weights are left as they are, for the meta device or for weights to be loaded.
-    channels C, side S and classes are the data's, outputs K the objective's. Raises ConfigError for an unknown
-    backbone, outside code that is none, or a setting that the backbone cannot have.
+    A class without `initialise` keeps the weights that its layers are made with, which follow from the seed too. With
+    `seed=None` the weights are left as they are, for the meta device or for weights to be loaded. channels C, side S
+    and classes are the data's, outputs K the objective's. Raises ConfigError for an unknown backbone, outside code that
+    is none, or a setting that the backbone cannot have.
     """
     backbone = find("model.backbone", model.backbone, BACKBONES)
-    if not (isinstance(backbone, type) and issubclass(backbone, nn.Module) and hasattr(backbone, "initialise")):
-        raise ConfigError(f"model.backbone: '{model.backbone}' is no torch.nn.Module with initialise(seed)")
-    with torch.random.fork_rng(devices=[]):  # layers draw throw-away weights when made; leave the global stream be
+    if not (isinstance(backbone, type) and issubclass(backbone, nn.Module)):
+        raise ConfigError(f"model.backbone: '{model.backbone}' is {backbone!r}; allowed: a class of torch.nn.Module")
+    with torch.random.fork_rng(devices=[]):  # layers draw weights when made: leave the global stream be
+        torch.default_generator.manual_seed(seed or 0)
         net = backbone(model, channels, side, classes, outputs)
-    return net if seed is None else net.initialise(seed)
+    return net if seed is None or not hasattr(net, "initialise") else net.initialise(seed)

@@ -7,11 +7,15 @@ import pandas as pd
 import pytest
 
 from analysis import pull
-from harness.config import Trial, flatten, grid
+from harness.config import VERSION, Trial, flatten, grid
+from harness.record import LOG_SNR
 
 EXPONENT = -0.35  # of the FID planted in `study`
 # Heads no ladder would have, so that these shapes stay off `SIZES` whatever it becomes.
 LADDER = ("2x96x6", "3x128x8", "4x192x12", "4x256x16")
+FLOOR = 60.0  # FID of real images, below all that a model reaches here
+AHEAD = {"ddpm": 1.0, "noise": 1.05, "v": 0.95, "flow": 0.85, "edm": 0.9}  # FID of an objective over that of ddpm
+SAMPLERS = {"flow": "euler", "edm": "heun"}
 PENALTY = {"adaLN-Zero": 1.0, "adaLN": 1.15, "cross-attention": 1.2, "in-context": 1.6}
 RECIPE = {
     "model.size": "3x128x8", "model.patch": 4, "train.images": 32_768, "train.batch": 32, "train.lr": 1e-3,
@@ -25,6 +29,21 @@ def gflops(trial: Trial) -> float:
     return trial.model.depth * (12 * trial.model.width**2 * tokens + 2 * tokens**2 * trial.model.width) / 1e9
 
 
+def calls(trial: Trial) -> int:
+    """Forward passes of a sample."""
+    steps = trial.evaluate.steps
+    once = 2 * steps - 1 if trial.evaluate.sampler == "heun" else steps
+    return once if trial.evaluate.guidance == 1 else 2 * once
+
+
+def by_level(trial: Trial, cost: float) -> dict[str, float]:
+    """Held-out MSE of noise and image, which follow from each other, and half the area under the first."""
+    noise = {level: 0.2 * cost**-0.06 / (1 + math.exp(-level)) * AHEAD[trial.diffusion.objective] for level in LOG_SNR}
+    out = {f"noise_mse/{level}": value for level, value in noise.items()}
+    out |= {f"image_mse/{level}": value * math.exp(-level) for level, value in noise.items()}
+    return out | {"diffusion_loss": float(np.trapezoid(list(noise.values()), LOG_SNR)) / 2}
+
+
 def rows(trial: Trial, noise: float = 0.0, status: str = "FINISHED") -> list[dict]:
     """What a trial would have logged: losses at 16 points, quality at the last three halvings."""
     cost = gflops(trial)
@@ -36,9 +55,10 @@ def rows(trial: Trial, noise: float = 0.0, status: str = "FINISHED") -> list[dic
         "model.tokens": (32 // trial.model.patch) ** 2,
         "model.params_m": trial.model.depth * trial.model.width**2 * 18e-6,
         "train_gflops_total": cost * trial.train.images * 3, "data.digest": "0" * 64, "evaluate.split": "train",
-        "train.arithmetic": "fp32",
+        "train.arithmetic": "fp32", "version": VERSION, "evaluate.calls": calls(trial),
     }  # fmt: skip
-    conditioning = PENALTY[trial.model.conditioning]
+    factor = PENALTY[trial.model.conditioning] * AHEAD[trial.diffusion.objective]
+    factor *= 0.9 if trial.diffusion.density == "logit-normal" else 1.0
     random = np.random.default_rng(int(trial.id[:6], 16))
     out = []
     for point in range(1, 17):
@@ -47,12 +67,13 @@ def rows(trial: Trial, noise: float = 0.0, status: str = "FINISHED") -> list[dic
         row = {**facts, "images": images, "loss": loss, "mse": 0.98 * loss, "train_gflops": cost * images * 3}
         row |= {"images_per_second": 60 / cost**0.7, "train_seconds": images * cost**0.7 / 60}
         if images in trial.cadence:
-            fid = 300 * cost**EXPONENT * (trial.train.images / images) ** 0.5 * conditioning
+            fid = 300 * cost**EXPONENT * (trial.train.images / images) ** 0.5 * factor
             fid *= math.exp(noise * random.standard_normal())
             row |= {
-                "fid": fid, "kid": fid / 4000, "inception_score": 9 - math.log(fid), "val_loss": 0.93 * loss,
+                "fid": fid, "kid": fid / 4000, "inception_score": 9 - math.log(fid), "fid_floor": FLOOR,
                 "precision": 1 / (1 + fid / 900), "recall": 1 / (1 + fid / 600), "eval_seconds": 9.0,
-            }  # fmt: skip
+            } | by_level(trial, cost)  # fmt: skip
+            row |= {} if trial.diffusion.objective in SAMPLERS else {"val_loss": 0.93 * loss}
         out.append(row)
     return out
 
@@ -131,3 +152,20 @@ def paired() -> pd.DataFrame:
     frame = frame_of([*grid(RECIPE | {"model.patch": 2}, sizes), *cosine, *grid(unet | {"model.size": LADDER[0]})])
     lowest = frame.groupby("model.size")["model.gflops"].transform("min")
     return frame.assign(**{"model.gflops": lowest * (1 + 0.03 * (frame["model.backbone"] == "unet"))})
+
+
+def asked(noise: float = 0.0, seeds: tuple[int, ...] = (0,)) -> pd.DataFrame:
+    """Three models under five objectives and a second density of times, each sampled in its own way."""
+    kinds = [(name, "own") for name in AHEAD] + [("flow", "logit-normal")]
+    settings = [
+        {"diffusion.objective": name, "diffusion.density": density}
+        | ({"evaluate.sampler": SAMPLERS[name]} if name in SAMPLERS else {})
+        | ({"evaluate.steps": 8} if name == "edm" else {}) for name, density in kinds
+    ]  # fmt: skip
+    axes = {"model.size": LADDER[:3], "seed": seeds}
+    return frame_of([trial for each in settings for trial in grid(RECIPE | each, axes)], noise=noise)
+
+
+@pytest.fixture
+def aimed() -> pd.DataFrame:
+    return asked()

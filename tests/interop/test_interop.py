@@ -4,6 +4,8 @@ import argparse
 import json
 import math
 import os
+import pickle
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -37,12 +39,12 @@ from sweeps import __main__ as door
 FACTS = {"channels", "side", "classes", "bounded", "class_names"}
 
 
-def stirred(net, seed=1):
+def stirred(net, width, seed=1):
     """The same net with noise on every weight, about as much as training leaves, so that none is zero any more."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in net.parameters():
-            p += 0.5 * net.width**-0.5 * torch.randn(p.shape, generator=rng)
+            p += 0.5 * width**-0.5 * torch.randn(p.shape, generator=rng)
     return net
 
 
@@ -51,7 +53,8 @@ def network(size="2x32x2", patch=4, channels=3, side=8, classes=5, seed=1, **oth
     fields = {"model.size": size, "model.patch": patch, "evaluate.sampler": "ddim"}
     cell = make(fields | {name.replace("__", "."): value for name, value in others.items()})
     shape, outputs = (cell.model, channels, side, classes), kind(cell.diffusion.objective).outputs(channels)
-    return Network(*shape, stirred(build(*shape, outputs), seed).state_dict(), cell.diffusion, **facts)
+    net = stirred(build(*shape, outputs), cell.model.width, seed)
+    return Network(*shape, net.state_dict(), cell.diffusion, **facts)
 
 
 def inputs(net, count=4, seed=2):
@@ -162,25 +165,65 @@ def test_an_official_checkpoint_computes_what_it_did(tmp_path, out, wrapped):
     held = {"model": published(out=out, seed=9), "ema": state, "opt": {}, "args": argparse.Namespace(model="DiT-S/2")}
     net = load_official(saved(held if wrapped else state, tmp_path / "x.pt"), heads=4)
     assert (net.model.depth, net.model.width, net.model.heads, net.model.patch) == (2, 32, 4, 2)
-    assert (net.channels, net.side, net.classes, net.model.learn_sigma) == (3, 8, 5, out == 6)
+    assert (net.channels, net.side, net.classes) == (3, 8, 5)
+    assert net.diffusion == Diffusion(objective={3: "noise", 6: "ddpm"}[out])
     x, t, y = inputs(net)
     found, expected = net.net()(x, t, y), published_forward(state, x, t, y, heads=4)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "noise"])
 @pytest.mark.parametrize("patch", [2, 4])
-def test_there_and_back_nothing_of_an_official_checkpoint_changes(tmp_path, patch):
-    net = network("2x80", patch)
+def test_there_and_back_nothing_of_an_official_checkpoint_changes(tmp_path, patch, name):
+    net = network("2x80", patch, diffusion__objective=name)
     assert equal(load_official(save_official(net, tmp_path)), net)
-    state = published(patch=patch)
-    state["pos_embed"] = torch.load(save_official(network(patch=patch), tmp_path))["pos_embed"]
-    again = torch.load(save_official(load_official(saved(state, tmp_path / "x.pt"), heads=2), tmp_path))
+    state = published(width=80, patch=patch, out={"ddpm": 6, "noise": 3}[name])
+    state["pos_embed"] = torch.load(save_official(net, tmp_path))["pos_embed"]
+    again = torch.load(save_official(load_official(saved(state, tmp_path / "x.pt")), tmp_path))
     assert again.keys() == state.keys() and all(torch.equal(again[name], state[name]) for name in state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("width", "hidden"), [(44, 60), (112, 453), (208, 15)])
+def test_any_hidden_width_survives(tmp_path, width, hidden):
+    """Of these widths, hidden / width * width falls short of hidden in fp64."""
+    assert int(hidden / width * width) < hidden
+    state = published(width=width, hidden=hidden, depth=3)
+    net = load_official(saved(state, tmp_path / "x.pt"), heads=2)
+    x, t, y = inputs(net)
+    expected = published_forward(state, x, t, y, heads=2)
+    torch.testing.assert_close(net.net()(x, t, y), expected, atol=1e-5, rtol=1e-5)
+    if width == 112:  # which is a named size: 3x112
+        assert equal(load_official(save_official(net, tmp_path)), net)
 
 
 def test_heads_are_those_of_the_named_size():
     assert [_heads(*shape) for shape in ((12, 384), (12, 768), (24, 1024), (28, 1152))] == [6, 12, 16, 16]
+    assert len({row[:2] for row in SIZES.values()}) == len(SIZES)  # or a size would come back as another
+
+
+def test_the_null_class_is_the_last_of_a_row_more_than_there_are_classes(tmp_path):
+    path = saved(published(), tmp_path / "x.pt")
+    assert load_official(path, heads=4, classes=5).classes == load_official(path, heads=4).classes == 5
+    with pytest.raises(ConfigError, match=r"x\.pt: .*table\.weight has 6 rows for 6 classes: no null class, .*: 7$"):
+        load_official(path, heads=4, classes=6)
+    with pytest.raises(ConfigError, match=r"x\.pt: .*table\.weight has 6 rows for 3 classes; allowed: 4$"):
+        load_official(path, heads=4, classes=3)
+
+
+@pytest.mark.parametrize("rows", [10, 100, 1000])
+def test_a_table_of_as_many_rows_as_a_usual_dataset_has_classes_has_no_null_class(tmp_path, rows):
+    path = saved(published(classes=rows - 1), tmp_path / "x.pt")
+    with pytest.raises(ConfigError, match=rf"has {rows} rows, as of {rows} classes without a null .*={rows - 1} if"):
+        load_official(path, heads=4)
+    assert load_official(path, heads=4, classes=rows - 1).classes == rows - 1
+    path = saved(published(classes=rows), tmp_path / "x.pt")
+    assert load_official(path, heads=4).classes == rows
+
+
+class Pickled:
+    """Something that a file may hold and reading should not make."""
 
 
 def without(name):
@@ -194,10 +237,29 @@ OFFICIAL = {
     "not numbers": (lambda s: s | {"pos_embed": s["pos_embed"] * math.nan}, "pos_embed differs by nan"),
     "not square": (lambda s: s | {"pos_embed": s["pos_embed"][:, :15]}, "pos_embed is (1, 15, 32)"),
     "channels": (
-        lambda s: s | {"final_layer.linear.bias": torch.zeros(20)}, "channels out: 5; allowed: 3, or 6 with learned"),
+        lambda s: s | {"final_layer.linear.bias": torch.zeros(20)},
+        "channels out: 5; allowed: 6 (objective ddpm), 3 (objective noise)"),
     "shape": (
         lambda s: s | {"blocks.1.mlp.fc1.bias": torch.zeros(5)}, "weights: blocks.1.mlp.0.bias is 5; allowed: 128"),
     "another layout": (lambda s: {"weight": torch.zeros(1)}, "not the layout of the official DiT: it lacks"),
+    "linear embedding": (
+        lambda s: s | {"x_embedder.proj.weight": torch.zeros(32, 12)},
+        "x_embedder.proj.weight is (32, 12); allowed: 4 dimensions, none of them 0"),
+    "flat positions": (lambda s: s | {"pos_embed": torch.zeros(16)}, "pos_embed is (16,); allowed: 3 dimensions"),
+    "no channels": (
+        lambda s: s | {"x_embedder.proj.weight": torch.zeros(32, 0, 2, 2)}, "(32, 0, 2, 2); allowed: 4 dimensions"),
+    "a number": (lambda s: s | {"final_layer.linear.bias": torch.zeros(())}, "bias is (); allowed: 1 dimensions"),
+    "one class": (
+        lambda s: s | {"y_embedder.embedding_table.weight": torch.zeros(1, 32)},
+        "embedding_table.weight has 1 row; allowed: one for each class, and the null class's"),
+    "a list": (lambda s: list(s.values()), "no state dict (it is a list); allowed: tensors by name"),
+    "a tensor": (lambda s: s["pos_embed"], "no state dict (it is a Tensor); allowed: tensors by name"),
+    "values": (lambda s: s | {"epoch": 3}, "no state dict ('epoch' is a int); allowed: tensors by name"),
+    "another wrapper": (lambda s: {"net": s}, "no state dict ('net' is a dict); allowed: tensors by name"),
+    "numbered": (lambda s: dict(enumerate(s.values())), "no state dict (0 is a Tensor); allowed: tensors by name"),
+    "wrapped list": (lambda s: {"ema": list(s)}, "no state dict (it is a list); allowed: tensors by name"),
+    "empty": (lambda s: {}, "no state dict (it is empty); allowed: tensors by name"),
+    "a class": (lambda s: Pickled(), "it is not what torch.save writes of tensors and plain values"),
 }  # fmt: skip
 
 
@@ -217,13 +279,37 @@ def test_heads_that_cannot_be_known_or_cannot_be_are_refused(tmp_path):
         load_official(path, heads=5)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "x.pt"
     with pytest.raises(ConfigError, match=r"x\.pt: cannot be read as a checkpoint"):
         load_official(path)
-    path.write_bytes(b"no")
-    with pytest.raises(ConfigError, match=r"x\.pt: cannot be read as a checkpoint"):
-        load_official(path)
+    for content in (b"", b"no", b"hello, world\n", pickle.dumps(Pickled())):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"x\.pt: cannot be read as a checkpoint \([^\n]*\)$"):
+            load_official(path)
+
+
+def refusal(path):
+    """What is said of a file; nothing if it is taken."""
+    try:
+        load_official(path, heads=4)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_spoiled_file_is_refused_in_one_line(tmp_path, zipped):
+    path, rng = tmp_path / "x.pt", np.random.default_rng(0)
+    torch.save(published(), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(40):
+        content = np.frombuffer(whole, np.uint8).copy()
+        content[rng.integers(0, 2000, 5)] = rng.integers(0, 256, 5)  # where it says what it holds
+        path.write_bytes(content.tobytes())
+        assert "\n" not in refusal(path)
 
 
 def test_a_checkpoint_in_half_precision_is_a_network_in_fp32(tmp_path):
@@ -267,16 +353,17 @@ def test_diffusers_computes_the_same(shape):
 
 
 @torch.no_grad()
-def test_diffusers_has_the_same_loss():
-    net = network()
+@pytest.mark.parametrize("name", PREDICTS)
+def test_diffusers_has_the_same_loss(name):
+    net = network(diffusion__objective=name)
     x0, _, y = inputs(net)
     noise, index = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 10, 500, 999])
-    p, theirs = process(), space_frequencies(to_transformer(net))
-    x = add_noise(p, x0, index, noise)
-    ours = training_loss(p, net.net()(x, index, y), x0, x, index, noise).mse
-    x = DDPMScheduler.from_config(to_scheduler(net).config).add_noise(x0, noise, index)
-    predicted = theirs(x, index, class_labels=torch.where(y == net.classes, NULL, y)).sample[:, : net.channels]
-    each = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
+    ours = objective(net.diffusion).loss(net.net(), x0, y, index, noise).mse
+    theirs, scheduler = space_frequencies(to_transformer(net)), DDPMScheduler.from_config(to_scheduler(net).config)
+    target = scheduler.get_velocity(x0, noise, index) if name == "v" else noise
+    labels = torch.where(y == net.classes, NULL, y)
+    predicted = theirs(scheduler.add_noise(x0, noise, index), index, class_labels=labels).sample[:, : net.channels]
+    each = F.mse_loss(predicted, target, reduction="none").mean((1, 2, 3))
     torch.testing.assert_close(ours, each, atol=1e-5, rtol=1e-5)
 
 
@@ -285,8 +372,14 @@ def test_diffusers_has_the_same_loss():
 def test_schedules_go_there_and_come_back(name, steps):
     net = network(diffusion__schedule=name, diffusion__timesteps=steps, evaluate__steps=1)
     there = to_scheduler(net)
-    torch.testing.assert_close(there.alphas_cumprod, process(name, steps).abar, rtol=2e-4, atol=1e-9)
-    assert schedule_of(there) == Diffusion(schedule=name, timesteps=steps)
+    torch.testing.assert_close(there.alphas_cumprod, process(name, steps).abar.float(), rtol=2e-4, atol=1e-9)
+    assert diffusion_of(there, 3, 6) == Diffusion(schedule=name, timesteps=steps)
+
+
+@pytest.mark.parametrize("name", PREDICTS)
+def test_objectives_go_there_and_come_back(name):
+    there = to_scheduler(network(diffusion__objective=name))
+    assert diffusion_of(there, 3, kind(name).outputs(3)) == Diffusion(objective=name)
 
 
 def test_every_schedule_has_words_in_diffusers():
@@ -314,30 +407,36 @@ def worst_step(net, scheduler, ours, x, y, **options):
 
 @torch.no_grad()
 @pytest.mark.parametrize("bounded", [False, True])
-def test_ddpm_with_learned_covariance_takes_the_same_steps(bounded):
-    """What a user of an exported folder does to have the covariance, which the pipeline throws away."""
-    net, y = network(), torch.tensor([0, 3])
+@pytest.mark.parametrize(
+    ("name", "variance"), [("ddpm", "learned_range"), ("noise", "fixed_small"), ("v", "fixed_small")]
+)
+def test_their_ddpm_takes_the_same_steps(name, variance, bounded):
+    """What a user of an exported folder does to have a learned covariance, which the pipeline throws away."""
+    net, y = network(diffusion__objective=name), torch.tensor([0, 3])
     x, _, _ = inputs(net, count=2)
     theirs = DDPMScheduler.from_config(
-        to_scheduler(net).config, variance_type="learned_range", timestep_spacing="linspace", clip_sample=bounded
+        to_scheduler(net).config, variance_type=variance, timestep_spacing="linspace", clip_sample=bounded
     )
     theirs.set_timesteps(50)
     rngs = [torch.Generator().manual_seed(4) for _ in range(2)]
-    ours = ddpm(process().respaced(50), net.net(), x, y, bounded, rngs[0])
+    ours = SAMPLERS["ddpm"].walk(
+        objective(net.diffusion), net.net(), x, y, 50, bounded, lambda: torch.randn(x.shape, generator=rngs[0])
+    )
     assert worst_step(net, theirs, ours, x, y, generator=rngs[1]) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("bounded", [False, True])
-def test_their_ddim_takes_our_steps_on_their_timesteps(bounded):
+@pytest.mark.parametrize("name", PREDICTS)
+def test_their_ddim_takes_our_steps_on_their_timesteps(name, bounded):
     """Their stride differs from ours, and so does what they do where the predicted image is clipped, unless told."""
-    net, y = network(), torch.tensor([0, 3])
+    net, y = network(diffusion__objective=name), torch.tensor([0, 3])
     x, _, _ = inputs(net, count=2)
     theirs = DDIMScheduler.from_config(to_scheduler(net).config, clip_sample=bounded)
     theirs.set_timesteps(50)
     visited = theirs.timesteps.flip(0)
-    p = diffusion._process(process().abar.double()[visited], visited)
-    ours = ddim(p, net.net(), x, y, bounded, None)
+    on_theirs = kind(name)(net.diffusion, "cpu", _process(process().abar[visited], visited))
+    ours = SAMPLERS["ddim"].walk(on_theirs, net.net(), x, y, 50, bounded, lambda: None)
     assert worst_step(net, theirs, ours, x, y, use_clipped_model_output=bounded) < 1e-5
 
 
@@ -377,9 +476,12 @@ def images_of(folder, seed, **options):
 
 
 def our_images(net, seed, steps, scale):
-    p, rng, y = process(), torch.Generator().manual_seed(seed), torch.tensor([0, 3, 4])
+    rng, y = torch.Generator().manual_seed(seed), torch.tensor([0, 3, 4])
     model = guided(net.net(), net.classes, scale)
-    x = sample(p, model, y, net.shape, "ddim", steps, net.bounded, rng)
+    x = sample(
+        objective(net.diffusion), model, y, "ddim", steps, net.bounded,
+        lambda: torch.randn((len(y), *net.shape), generator=rng),
+    )  # fmt: skip
     if net.coder:
         coder = autoencoder.load(str(net.coder)).net
         with torch.no_grad():
@@ -389,11 +491,11 @@ def our_images(net, seed, steps, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize(("channels", "bounded"), [(1, True), (3, True), (4, False)])
-@pytest.mark.parametrize("learn_sigma", [True, False])
-def test_an_exported_folder_draws_our_images(tmp_path, latents_folder, channels, bounded, scale, learn_sigma):
+@pytest.mark.parametrize("name", PREDICTS)
+def test_an_exported_folder_draws_our_images(tmp_path, latents_folder, channels, bounded, scale, name):
     names = ("T-shirt/top", "Trouser", "Bag", "Coat", "Boot")
     coder = None if bounded else latents_folder
-    net = network(channels=channels, bounded=bounded, class_names=names, coder=coder, model__learn_sigma=learn_sigma)
+    net = network(channels=channels, bounded=bounded, class_names=names, coder=coder, diffusion__objective=name)
     save_diffusers(net, tmp_path / "to")
     found, pipe = images_of(tmp_path / "to", 7, num_inference_steps=10, guidance_scale=scale)
     expected = our_images(net, 7, 10, scale)
@@ -433,7 +535,8 @@ def test_the_autoencoder_of_pixels_changes_nothing(channels):
 
 @pytest.mark.parametrize("fields", [
     {}, {"channels": 1, "bounded": True, "class_names": ("a", "b", "c", "d", "e")}, {"patch": 2, "classes": 1},
-    {"classes": NULL}, {"model__learn_sigma": False, "diffusion__schedule": "cosine"},
+    {"classes": NULL}, {"diffusion__objective": "noise", "diffusion__schedule": "cosine"},
+    {"diffusion__objective": "v", "diffusion__schedule": "scaled_linear", "diffusion__timesteps": 250},
 ])  # fmt: skip
 def test_there_and_back_nothing_of_a_folder_changes(tmp_path, fields):
     net = network(**fields)
@@ -469,9 +572,12 @@ FOLDERS = {
         lambda f: edited(f / "transformer" / "config.json", norm_type="layer_norm"), "not a folder of DiTPipeline"),
     "depth": (lambda f: edited(f / "transformer" / "config.json", num_layers=3), "are not those of its config"),
     "channels": (lambda f: edited(f / "transformer" / "config.json", out_channels=9), "not a folder of DiTPipeline"),
-    "velocity": (
+    "image": (
+        lambda f: edited(f / "scheduler" / "scheduler_config.json", prediction_type="sample"),
+        "scheduler: it predicts 'sample'; allowed: epsilon, v_prediction"),
+    "velocity with covariance": (
         lambda f: edited(f / "scheduler" / "scheduler_config.json", prediction_type="v_prediction"),
-        "scheduler: it predicts 'v_prediction'; allowed: epsilon"),
+        "channels out: 6; allowed: 3 (objective v)"),
     "betas": (
         lambda f: edited(f / "scheduler" / "scheduler_config.json", beta_end=0.03),
         "scheduler: its betas are of an unknown schedule; allowed: linear, scaled_linear, cosine"),
@@ -492,17 +598,39 @@ def test_a_folder_of_another_model_is_refused(tmp_path, change, words):
 
 # What cannot be exported
 
+LOST = "would be lost, since the official layout holds weights alone; allowed"
 CANNOT = {
     "in-context": (["diffusers", "official"], {"model__conditioning": "in-context"},
                    "model.conditioning: 'in-context' is unknown to {}; allowed: 'adaLN-Zero'"),
     "adaLN": (["diffusers", "official"], {"model__conditioning": "adaLN"},
               "model.conditioning: 'adaLN' is unknown to {}; allowed: 'adaLN-Zero'"),
+    "unet": (["diffusers", "official"], {"size": "1x32x1", "patch": 1, "model__backbone": "unet"},
+             "model.backbone: 'unet' is unknown to {}; allowed: 'dit'"),
+    "flow": (["diffusers"], {"diffusion__objective": "flow"},
+             "diffusion.objective: 'flow' is unknown to {}; allowed: 'ddpm', 'noise', 'v'"),
+    "v": (["official"], {"diffusion__objective": "v"},
+          "diffusion.objective: 'v' is unknown to {}; allowed: 'ddpm', 'noise'"),
     "mlp_ratio": (["diffusers"], {"model__mlp_ratio": 2}, "model.mlp_ratio: 2.0 is unknown to {}; allowed: 4.0"),
     "classes": (["diffusers"], {"classes": 1001},
                 "classes: 1001 leave no place for the null class of {}; allowed: 1000"),
+    "schedule": (["official"], {"size": "1x64", "diffusion__schedule": "cosine"},
+                 f"diffusion.schedule: 'cosine' {LOST}: 'linear'"),
+    "timesteps": (["official"], {"size": "1x64", "diffusion__timesteps": 500},
+                  f"diffusion.timesteps: 500 {LOST}: 1000"),
+    "heads": (["official"], {"size": "1x64x4"},
+              f"model.heads: 4 {LOST}: 1, as in the named size of depth 1 and width 64"),
+    "size": (["official"], {}, f"model.heads: 2 {LOST}: a named size, and none is of depth 2 and width 32"),
 }  # fmt: skip
-CASES = [(form, fields, words) for forms, fields, words in CANNOT.values() for form in forms]
+CASES = [pytest.param(form, *case, id=f"{form}-{name}") for name, (forms, *case) in CANNOT.items() for form in forms]
 WRITERS = {"diffusers": (save_diffusers, "diffusers"), "official": (save_official, "the official DiT")}
+
+
+def test_every_objective_is_told_of_or_refused(tmp_path):
+    """By either format; a new objective is refused until somebody gives it a word there."""
+    for name in OBJECTIVES.keys() - PREDICTS.keys():
+        for write, _ in WRITERS.values():
+            with pytest.raises(ConfigError, match=rf"^diffusion\.objective: '{name}' is unknown to"):
+                write(network("1x64", bounded=True, diffusion__objective=name), tmp_path)
 
 
 @pytest.mark.parametrize(("form", "fields", "words"), CASES)
@@ -541,7 +669,8 @@ def test_weights_of_another_model_are_refused():
 
 def sent(folder, cell, seed=0):
     """Weights as a run leaves them: the folder, and what is in them."""
-    sink, net = Memory(), stirred(build(cell.model, 1, 16, 3), seed)
+    outputs = kind(cell.diffusion.objective).outputs(1)
+    sink, net = Memory(), stirred(build(cell.model, 1, 16, 3, outputs), cell.model.width, seed)
     send_weights(sink, net.state_dict(), cell)
     folder.mkdir(parents=True)
     for name, content in sink.files:
@@ -558,20 +687,22 @@ def call(*arguments):
     return CliRunner().invoke(door.app, ["export", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("name", ["ddpm", "noise"])
 @pytest.mark.parametrize("form", WRITERS)
-def test_a_folder_of_weights_is_exported(tiny, tmp_path, nowhere, form):
-    weights = sent(tmp_path / "weights", tiny())
+def test_a_folder_of_weights_is_exported(tiny, tmp_path, nowhere, form, name):
+    weights = sent(tmp_path / "weights", tiny(model__size="1x64", diffusion__objective=name))
     done = call(tmp_path / "weights", "--to", tmp_path / "to", "--format", form)
     assert done.exit_code == 0, done.stderr
     made = done.stdout.strip()
-    assert made == str(tmp_path / "to" if form == "diffusers" else tmp_path / "to" / "DiT-1x32x2-4-16x16.pt")
-    back = load_diffusers(made) if form == "diffusers" else load_official(made, heads=2)
-    assert all(torch.equal(back.weights[name], weights[name]) for name in weights)
+    assert made == str(tmp_path / "to" if form == "diffusers" else tmp_path / "to" / "DiT-1x64-4-16x16.pt")
+    back = load_diffusers(made) if form == "diffusers" else load_official(made)
+    assert all(torch.equal(back.weights[key], weights[key]) for key in weights)
+    assert back.diffusion == Diffusion(objective=name)
     assert (back.side, back.channels, back.classes) == (16, 1, 3)
 
 
 def test_a_finished_run_is_exported_by_any_of_its_names(tiny, tmp_path, nowhere):
-    out, cells = tmp_path / "out", [tiny(seed=seed) for seed in (0, 1, 2)]
+    out, cells = tmp_path / "out", [tiny(seed=seed, model__size="1x64") for seed in (0, 1, 2)]
     store = Store(f"sqlite:///{out.resolve() / 'mlflow.db'}", out)
     parent, runs = store.parent("s", []), {}
     for cell, name in zip(cells, ("first", "alike", "alike"), strict=True):
@@ -581,13 +712,13 @@ def test_a_finished_run_is_exported_by_any_of_its_names(tiny, tmp_path, nowhere)
             store.client.log_artifact(runs[cell.id], str(file), record.WEIGHTS)
     for cell in cells[1:]:
         store.set(runs[cell.id], "FINISHED")
-    measured = store.create(tiny(seed=2, evaluate__steps=1), "measured", "s", parent, {})
+    measured = store.create(tiny(seed=2, model__size="1x64", evaluate__steps=1), "measured", "s", parent, {})
     store.client.set_tag(measured, record.TAG_WEIGHTS, runs[cells[2].id])
     store.set(measured, "FINISHED")
     for wanted in (cells[2].id, runs[cells[2].id], "measured"):
         done = call(wanted, "--to", tmp_path / "to", "--format", "official", "--out", out)
         assert done.exit_code == 0, done.stderr
-        back = load_official(done.stdout.strip(), heads=2)
+        back = load_official(done.stdout.strip())
         assert torch.equal(back.weights["embed.weight"], weights["embed.weight"])
     ids = ", ".join(sorted(cell.id for cell in cells[1:]))
     for wanted, words in {
@@ -606,7 +737,7 @@ def refused(done, words):
 
 def test_bad_exports_are_one_line(tiny, tmp_path, nowhere):
     weights, to = tmp_path / "weights", tmp_path / "to"
-    sent(weights, tiny())
+    sent(weights, tiny(model__size="1x64"))
     refused(call("x", "--to", to, "--out", tmp_path / "none"), f"--out: '{tmp_path / 'none'}' has no runs yet")
     refused(
         call(weights, "--to", to, "--format", "onnx"), "format: unknown format 'onnx'; allowed: diffusers, official"
@@ -617,8 +748,21 @@ def test_bad_exports_are_one_line(tiny, tmp_path, nowhere):
     for form in WRITERS:
         refused(call(weights, "--to", tmp_path / "file", "--format", form), f"--to: '{tmp_path / 'file'}' cannot be")
     assert not to.exists()
+    for name, forms in {"flow": WRITERS, "edm": WRITERS, "v": ["official"]}.items():
+        sent(tmp_path / name, tiny(model__size="1x64", diffusion__objective=name, evaluate__sampler="euler"))
+        for form in forms:
+            wanted = f"diffusion.objective: '{name}' is unknown to {WRITERS[form][1]}; allowed: "
+            refused(call(tmp_path / name, "--to", to, "--format", form), wanted)
+    assert not to.exists()
     (weights / "ema.safetensors").write_bytes(b"no")
     refused(call(weights, "--to", to), f"{weights}: not the weights of a run (")
+    for content, words in {
+        "[1]": "cannot convert",
+        "no": "Expecting value",
+        json.dumps(tiny().model_dump() | {"more": 1}): "more: 1: extra inputs are not permitted)",
+    }.items():
+        (weights / "config.json").write_text(content)
+        refused(call(weights, "--to", to), f"{weights}: not the weights of a run ({words}")
 
 
 def test_the_folder_of_a_run_is_a_network(tiny, tmp_path):
@@ -630,9 +774,22 @@ def test_the_folder_of_a_run_is_a_network(tiny, tmp_path):
 
 def test_latents_of_a_run_are_decoded_as_its_dataset_says(tiny, tmp_path, monkeypatch):
     sent(tmp_path / "weights", tiny())
-    monkeypatch.setitem(DATASETS, "tiny", replace(DATASETS["tiny"], bounded=False))
+    monkeypatch.setitem(DATASETS, "tiny", replace(DATASETS["tiny"], name="own", bounded=False))  # its name on disk
     assert load_run(tmp_path / "weights", tmp_path).coder is None
-    beside = small_coder(tmp_path / "tiny" / "autoencoder", 1)
+    beside = small_coder(tmp_path / "own" / "autoencoder", 1)
     net = load_run(tmp_path / "weights", tmp_path)
     assert net.coder == beside and not net.bounded
     assert load_diffusers(save_diffusers(net, tmp_path / "to")).coder == tmp_path / "to" / "vae"
+
+
+# What the room says of itself
+
+
+def test_the_example_of_the_room_runs(tmp_path, monkeypatch):
+    code = "\n".join(line for line in interop.__doc__.splitlines() if line.startswith("    "))
+    made = save_official(network("1x64", channels=4, classes=1000, side=8), tmp_path)
+    made.rename(tmp_path / "DiT-XL-2-256x256.pt")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(textwrap.dedent(code), names)
+    assert names["latents"].shape == (2, 4, 8, 8) and names["latents"].isfinite().all()

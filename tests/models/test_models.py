@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.config import Model
+from harness.diffusion.objectives.registry import OBJECTIVES
 from harness.errors import ConfigError
 from harness.models.conditioning import CONDITIONING
 from harness.models.layers import GELU, CrossAttention, SelfAttention, attend, patchify, positions, unpatchify
@@ -22,8 +23,9 @@ def shape(**changes):
     return Model(**({"depth": 2, "width": 32, "heads": 2, "patch": patch} | changes))
 
 
-def made(channels=2, seed=0, **changes):
-    return build(shape(**changes), channels, SIDE, CLASSES, seed)
+def made(channels=2, seed=0, outputs=None, **changes):
+    """Of noise and covariance, unless told how many outputs."""
+    return build(shape(**changes), channels, SIDE, CLASSES, outputs or 2 * channels, seed)
 
 
 def stirred(net, seed=1):
@@ -87,10 +89,10 @@ def test_positions_are_not_trained_nor_saved():
 @torch.no_grad()
 @pytest.mark.parametrize("conditioning", CONDITIONING)
 @pytest.mark.parametrize("patch", PATCHES)
-@pytest.mark.parametrize("learn_sigma", [True, False])
-def test_output_has_the_image_s_shape_and_twice_its_channels_with_covariance(conditioning, patch, learn_sigma):
-    out = made(3, conditioning=conditioning, patch=patch, learn_sigma=learn_sigma)(*inputs(3))
-    assert out.shape == (3, 6 if learn_sigma else 3, SIDE, SIDE)
+@pytest.mark.parametrize("outputs", [3, 6])
+def test_output_has_the_image_s_shape_and_the_channels_that_are_asked(conditioning, patch, outputs):
+    out = made(3, outputs=outputs, conditioning=conditioning, patch=patch)(*inputs(3))
+    assert out.shape == (3, outputs, SIDE, SIDE)
 
 
 @pytest.mark.parametrize(("backbone", "conditioning"), KINDS)
@@ -152,11 +154,22 @@ class TestEach:
         with pytest.raises(IndexError):
             net(x, t, torch.tensor([CLASSES + 1]))
 
-    @pytest.mark.parametrize("learn_sigma", [True, False])
+    @pytest.mark.parametrize("objective", OBJECTIVES)
     @pytest.mark.parametrize("channels", [1, 4])
-    def test_the_covariance_has_channels_of_its_own(self, backbone, conditioning, channels, learn_sigma):
-        net = made(channels, backbone=backbone, conditioning=conditioning, learn_sigma=learn_sigma)
-        assert net(*inputs(channels)).shape == (3, channels * (1 + learn_sigma), SIDE, SIDE)
+    def test_outputs_are_those_of_every_objective(self, backbone, conditioning, channels, objective):
+        outputs = OBJECTIVES[objective].outputs(channels)
+        net = made(channels, outputs=outputs, backbone=backbone, conditioning=conditioning)
+        assert net(*inputs(channels)).shape == (3, outputs, SIDE, SIDE)
+
+    @torch.no_grad()
+    def test_times_may_lie_between_timesteps_and_below_zero(self, net):
+        """As continuous objectives tell them: t of `flow` times a thousand, 250 ln(sigma) of `edm`."""
+        net, (x, _, y) = stirred(net), inputs()
+        x, y = x[:1].expand(3, -1, -1, -1), y[:1].expand(3)
+        out = net(x, torch.tensor([499.5, 500.0, -1500.0]), y)
+        assert out.isfinite().all()
+        assert (out[0] - out[1]).abs().max() > 0 and (out[2] - out[1]).abs().max() > 1e-3
+        torch.testing.assert_close(out[1:2], net(x[:1], torch.tensor([500]), y[:1]), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -207,7 +220,9 @@ def test_a_patch_that_does_not_divide_the_side_is_refused():
 
 def test_an_unknown_backbone_is_refused():
     known = ", ".join(BACKBONES)
-    with pytest.raises(ConfigError, match=rf"^model\.backbone: unknown backbone 'resnet'; allowed: {known}$"):
+    with pytest.raises(
+        ConfigError, match=rf"^model\.backbone: unknown backbone 'resnet'; allowed: {known}, or your own as "
+    ):
         made(backbone="resnet")
 
 

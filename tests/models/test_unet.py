@@ -16,7 +16,7 @@ from harness.trial import run
 
 def made(side=32, channels=1, seed=0, **changes):
     shape = {"backbone": "unet", "depth": 1, "width": 16, "heads": 1, "patch": 1} | changes
-    return build(Model(**shape), channels, side, 10, seed)
+    return build(Model(**shape), channels, side, 10, 2 * channels, seed)
 
 
 def trial(size, dataset="fashion-mnist", **fields):

@@ -19,7 +19,8 @@ def kind(name: str) -> type[Objective]:
     """Raises ConfigError for an unknown objective, or outside code that is none."""
     found = find("diffusion.objective", name, OBJECTIVES)
     if not (isinstance(found, type) and issubclass(found, Objective)):
-        raise ConfigError(f"diffusion.objective: '{name}' is no subclass of {Objective.__module__}.Objective")
+        wanted = f"{Objective.__module__}.{Objective.__name__}"
+        raise ConfigError(f"diffusion.objective: '{name}' is {found!r}; allowed: a subclass of {wanted}")
     return found
 
 

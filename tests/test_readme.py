@@ -1,0 +1,50 @@
+"""What the README shows is run: a backbone of one's own, a sweep."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cost import cost
+from harness.tracking.sinks import Memory
+from harness.trial import check, facts, run
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+
+
+def block(of: str) -> str:
+    (found,) = [text for text in BLOCKS if of in text]
+    return found
+
+
+@pytest.fixture
+def mixer(tmp_path, monkeypatch):
+    """The README's backbone as a module that can be imported; its name for `model.backbone`."""
+    (tmp_path / "my_mixer.py").write_text(block("class Mixer"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "my_mixer:Mixer"
+    sys.modules.pop("my_mixer", None)
+
+
+def test_a_backbone_of_one_s_own_is_swept_like_any_other(tiny, place, mixer):
+    assert len(block("class Mixer").splitlines()) <= 30
+    cell, sink = tiny(model__backbone=mixer), Memory()
+    check(cell)
+    assert cell.name.startswith("Mixer-1x32x2/4") and cost(cell).gflops > 0
+    assert cell.outside["model.backbone.version"].startswith("my_mixer sha256:")
+    assert facts(cell, "digest", "cpu")["model.gflops"] == cost(cell).gflops
+    run(cell, sink, place, "cpu")
+    (_, first), *_, (_, last) = [(seen, metrics) for seen, metrics in sink.metrics if "loss" in metrics]
+    assert last["loss"] < first["loss"]
+    assert any("fid" in metrics for _, metrics in sink.metrics)
+
+
+def test_the_readme_s_sweep_is_one(tmp_path):
+    path = tmp_path / "heads.py"
+    path.write_text(block("def trials"))
+    spec = importlib.util.spec_from_file_location("heads", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert [trial.model.heads for trial in module.trials("cpu")] == [1, 2, 4, 8]
