@@ -35,7 +35,8 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 # Raised when a change of code changes results, so that those of before are never taken for those of after: it is part
 # of every trial's identity, and the report warns where it shows several. 1: the first release. 2: noise of samples and
-# of held-out images in blocks, tables of the process from fp64, the weight of the bound, flips as the dataset says.
+# of held-out images in blocks, tables of the process from fp64, the weight of the bound, flips as the dataset says,
+# hidden widths rounded.
 VERSION = 2
 
 # Fields that were added after the first release, with the value that means "as before": left out of the hash while
