@@ -12,6 +12,7 @@ AUTOENCODER ?=
 SOURCE    ?=
 NAME      ?=
 SIDE      ?=
+FLIP      ?=
 FROM      ?=
 EXTRACTOR ?=
 OUT       ?= runs
@@ -75,7 +76,8 @@ ui: $(STAMP) ## the MLflow UI on what has been run, at 127.0.0.1:PORT
 
 latents: $(STAMP) ## encode the images in the folder SOURCE by the AUTOENCODER (folder or hub name) into the dataset NAME
 	@test -n "$(SOURCE)" -a -n "$(AUTOENCODER)" -a -n "$(NAME)" || { echo "error: of what, by what, called what? SOURCE=FOLDER AUTOENCODER=FOLDER_OR_HUB_NAME NAME=NEW_NAME" >&2; exit 1; }
-	@$(PY) harness.data.latents "$(SOURCE)" --autoencoder "$(AUTOENCODER)" --name "$(NAME)" --folder "$(DATA)" $(if $(SIDE),--side "$(SIDE)")
+	@$(PY) harness.data.latents "$(SOURCE)" --autoencoder "$(AUTOENCODER)" --name "$(NAME)" --folder "$(DATA)" $(if $(SIDE),--side "$(SIDE)") \
+	  $(if $(filter no off,$(FLIP)),--no-flip)
 
 test: $(STAMP) ## all tests
 	@$(MAKE) data || true # without the data its tests are skipped, and say so

@@ -76,9 +76,7 @@ def gather(frame: pd.DataFrame, apart: str | None = None, besides: tuple[str, ..
     """
     found = [_part(group, apart) for group in frames.groups(_transformers(frame), besides)]
     best = max((each for each in found if each), key=_weight, default=None)
-    if best is None or frame["version"].nunique() < 2:
-        return best
-    return replace(best, about=f"Judged on runs of version {_version(best.rows)} of the code. {best.about}".strip())
+    return best and replace(best, about=f"{judged_version(frame, best.rows)} {best.about}".strip())
 
 
 def noise(frame: pd.DataFrame) -> Noise:
@@ -107,6 +105,16 @@ def more(gap: float) -> str:
     """A difference of ln FID in words: `12.0% lower`."""
     change = np.expm1(gap)
     return f"{abs(change):.1%} {'higher' if change > 0 else 'lower'}"
+
+
+def newest(rows: pd.DataFrame) -> int:
+    """The newest version of the code that some runs were made by; 0 where none is known."""
+    return 0 if rows["version"].isna().all() else int(rows["version"].max())
+
+
+def judged_version(frame: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """`Judged on runs of version 2 of the code.`, where the frame has others too."""
+    return f"Judged on runs of version {newest(rows)} of the code." if frame["version"].nunique() > 1 else ""
 
 
 def share(held: int, asked: int) -> tuple[float, float]:
@@ -181,8 +189,4 @@ def _weight(evidence: Evidence) -> tuple:
     models = len(rows.drop_duplicates([*frames.SHAPE, "model.conditioning"]))
     papers = bool((rows["diffusion.objective"] == "ddpm").any())
     thorough = (float(rows[name].max()) for name in ("evaluate.samples", "evaluate.steps"))
-    return models, _version(rows), papers, int(rows["fid"].notna().sum()), *thorough
-
-
-def _version(rows: pd.DataFrame) -> int:
-    return 0 if rows["version"].isna().all() else int(rows["version"].max())
+    return models, newest(rows), papers, int(rows["fid"].notna().sum()), *thorough

@@ -1,9 +1,21 @@
 """The claim about objectives: SiT (arXiv 2401.08740), at the compute of the paper's own models."""
 
+import numpy as np
 import pandas as pd
 
 from analysis import frames, words
-from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, LEVEL, TOO_LITTLE, Finding, gather, more, noise
+from analysis.claims.evidence import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    LEVEL,
+    TOO_LITTLE,
+    Finding,
+    gather,
+    judged_version,
+    more,
+    newest,
+    noise,
+)
 from analysis.figures.objectives import ACROSS, NOISE, UNIFORM, WAY, against, compared
 
 OBJECTIVE = "diffusion.objective"
@@ -14,7 +26,8 @@ def velocity(frame: pd.DataFrame) -> Finding | None:
 
     Each is sampled in its own way, so what is judged is objective and sampler together.
     """
-    evidence = gather(_both(frame), apart=OBJECTIVE, besides=ACROSS)
+    part = _both(frame)
+    evidence = gather(part, apart=OBJECTIVE, besides=ACROSS)
     cells = compared(evidence.rows) if evidence else pd.DataFrame()
     pairs = against(cells) if len(cells) else []
     if not len(pairs):
@@ -24,7 +37,8 @@ def velocity(frame: pd.DataFrame) -> Finding | None:
     margins = [chance.margin(*seeds, len(pairs)) for seeds in pairs["seeds"]]
     gaps = list(zip(pairs["gap"], margins, strict=True))
     ahead = [gap < -margin for gap, margin in gaps]  # never, where it is NaN
-    verdict = DOES_NOT_HOLD if any(gap > margin for gap, margin in gaps) else HOLDS if all(ahead) else TOO_LITTLE
+    behind, lost = any(gap > margin for gap, margin in gaps), _lost(part, evidence.rows)
+    verdict = DOES_NOT_HOLD if behind else HOLDS if all(ahead) and not lost else TOO_LITTLE
     closest = pairs.loc[pairs["gap"].idxmax()]
     gap, width = closest["gap"], chance.margin(*closest["seeds"])
     bounds = (
@@ -36,7 +50,8 @@ def velocity(frame: pd.DataFrame) -> Finding | None:
         f"{row['name']}: {' against '.join(words.plain(round(fid, 1)) for fid in row['fids'])}"
         for _, row in pairs.iterrows()
     )
-    parts = (f"FID at {told}.", _sampled(judged), _others(cells), str(chance), evidence.about)
+    about = f"{judged_version(frame, part)} {evidence.about}".strip()
+    parts = (f"FID at {told}.", _sampled(judged), _others(cells), str(chance), about, lost)
     return Finding(
         f"linear velocity ahead of noise prediction at {sum(pairs['gap'] < 0)} of {len(pairs)} models; its FID is "
         f"{more(gap)} at the closest, {closest['name']}{over}",
@@ -45,16 +60,19 @@ def velocity(frame: pd.DataFrame) -> Finding | None:
 
 
 def _both(frame: pd.DataFrame) -> pd.DataFrame:
-    """The part of the frame with most models that were trained both ways; of as many the newest."""
-    parts = [(_shared(part), part) for part in frames.groups(frame, ACROSS) if len(part)]
-    order = [(count, part["version"].max() if part["version"].notna().any() else 0) for count, part in parts]
-    best = max(range(len(parts)), key=order.__getitem__, default=None)
-    return parts[best][1] if best is not None and parts[best][0] else frame.iloc[:0]
+    """The part of the frame with most models that were trained both ways, of as many the newest; else no rows."""
+    parts = [(len(against(compared(part))), newest(part), part) for part in frames.groups(frame, ACROSS) if len(part)]
+    count, _, part = max(parts, key=lambda each: each[:2], default=(0, 0, None))
+    return part if count else frame.iloc[:0]
 
 
-def _shared(part: pd.DataFrame) -> int:
-    pairs = against(compared(part))
-    return len(pairs)
+def _lost(part: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Which models of the same recipe, trained one way or the other, diverged."""
+    own = [name for name in frames.settings() if name in part and name not in (*frames.SHAPE, *ACROSS, *frames.APART)]
+    runs = part[part["status"] == "DIVERGED"]
+    either = [words.objective(row) in (*UNIFORM, NOISE) for _, row in runs.iterrows()]
+    lost = runs[np.array(either, bool)].merge(rows[own].drop_duplicates(), on=own)
+    return words.diverged(pd.concat([rows, lost])).strip() if len(lost) else ""
 
 
 def _sampled(cells: pd.DataFrame) -> str:

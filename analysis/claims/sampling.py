@@ -1,12 +1,22 @@
 """The claim about sampling compute: the paper's section 5, Figure 10."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from analysis import frames, words
-from analysis.claims.evidence import DOES_NOT_HOLD, HOLDS, TOO_LITTLE, Finding, bootstrap, gather
+from analysis.claims.evidence import (
+    DOES_NOT_HOLD,
+    HOLDS,
+    TOO_LITTLE,
+    Finding,
+    bootstrap,
+    gather,
+    judged_version,
+    newest,
+)
 from analysis.figures import settings
 
 STEPS = "evaluate.steps"
@@ -17,7 +27,10 @@ def outspent(frame: pd.DataFrame) -> Finding | None:
 
     By the paper's sampler, if it was varied.
     """
-    return next(filter(None, map(_outspent, _stepped(frame))), None)
+    found = ((_outspent(part), part) for part in _stepped(frame))
+    finding, part = next((each for each in found if each[0]), (None, None))
+    about = judged_version(frame, part) if finding else ""
+    return replace(finding, detail=f"{finding.detail} {about}") if about else finding
 
 
 def _outspent(part: pd.DataFrame) -> Finding | None:
@@ -54,9 +67,7 @@ def _stepped(frame: pd.DataFrame) -> list[pd.DataFrame]:
     Of code that gives different results the newest comes first.
     """
     parts = [part for part in frames.groups(frame, (STEPS,)) if len(part) and _varied(part)]
-    papers = [bool((part[settings.SAMPLER] == settings.PAPERS).any()) for part in parts]
-    newest = [-(part["version"].max() if part["version"].notna().any() else 0) for part in parts]
-    return [parts[place] for place in sorted(range(len(parts)), key=lambda n: (newest[n], not papers[n]))]
+    return sorted(parts, key=lambda part: (-newest(part), not (part[settings.SAMPLER] == settings.PAPERS).any()))
 
 
 def _varied(part: pd.DataFrame) -> bool:

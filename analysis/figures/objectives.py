@@ -13,8 +13,7 @@ from harness.record import LOG_SNR
 
 WAY = ("evaluate.sampler", "evaluate.steps")
 ACROSS = (*frames.OBJECTIVE, *WAY)
-VELOCITY, NOISE = "flow", "ddpm"  # SiT's, with uniform times, and DiT's
-UNIFORM = ("flow", "flow, uniform")  # the objective's own density is uniform
+NOISE, UNIFORM = "ddpm", ("flow", "flow, uniform")  # DiT's, and SiT's: the density of `flow` is uniform
 
 
 def objectives(frame: pd.DataFrame) -> Figure:
@@ -31,16 +30,20 @@ def objectives(frame: pd.DataFrame) -> Figure:
         for panel, metric in zip(axes[0], metrics, strict=True):
             drawn.append((panel, *_lines(panel, cells, metric)))
             panel.set(title=words.metric_name(frame, metric), xlabel="Model Gflops (10⁹ multiply-adds)")
+            panel.margins(y=0.1)
             style.log_axis(panel.xaxis)
             low, high = panel.get_xlim()
-            panel.set_xlim(low / max((high / low) ** 0.06, 1.1), high * max((high / low) ** 0.45, 1.5))
+            panel.set_xlim(low / max((high / low) ** 0.16, 1.2), high * max((high / low) ** 0.5, 1.5))
             if metric == "fid":
                 style.log_axis(panel.yaxis)
                 style.floor(panel.yaxis, frames.floor(frame))
         style.settle(figure)
         for panel, ends, sizes in drawn:
             style.end_labels(panel, ends, 7)
-            style.point_labels(panel, sizes, 6.5)
+            for x, y, text, colour in sizes:  # FID falls to the right: below and left of a column's lowest is room
+                panel.annotate(
+                    text, (x, y), (-1, -4), textcoords="offset points", ha="right", va="top", fontsize=6.5, color=colour
+                )
     return figure
 
 

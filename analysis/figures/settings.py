@@ -145,11 +145,11 @@ def guidance(frame: pd.DataFrame) -> Figure:
                 labels.append((line[SCALE].iloc[-1], line[metric].iloc[-1], f"{_name(first)}{_which(first)}", colour))
             name = _fid(frame) if metric == "fid" else words.metric_name(frame, metric)
             panel.set(title=name, xlabel="Guidance scale (1: none)")
-            if metric == "fid":
-                style.floor(panel.yaxis, frames.floor(frame))
             panel.margins(x=0.05)
             low, high = panel.get_xlim()
             panel.set_xlim(low, high + 0.35 * (high - low))
+            if metric == "fid":
+                style.floor(panel.yaxis, frames.floor(frame))
             ends.append((panel, labels))
         style.settle(figure)
         for panel, labels in ends:

@@ -153,11 +153,21 @@ def floor(axis: Axis, value: float, told: bool = True) -> None:
     if told:
         text = f"real images {plain(float(f'{value:.3g}'))}"
         text = text if near else f"{'↓' if upright else '←'} {text}"
-        at = (0.01, value if near else 0) if upright else (value if near else 0, 0.98)
+        left = near or not upright or not _crossed(axes)
+        at = (0.01 if left else 0.99, value if near else 0) if upright else (value if near else 0, 0.98)
         axes.annotate(
             text, at, (1, 2) if upright else (3, 0), look["transform"], textcoords="offset points", fontsize=6.5,
-            color=MUTED, ha="left", va="bottom" if upright else "top", path_effects=_halo(),
+            color=MUTED, ha="left" if left else "right", va="bottom" if upright else "top", path_effects=_halo(),
         )  # fmt: skip
+
+
+def _crossed(axes: Axes) -> bool:
+    """Does a line pass the lower left corner?"""
+    drawn = [
+        line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData and len(line.get_xdata())
+    ]
+    places = [axes.transAxes.inverted().transform(_along(axes, vertices)) for vertices in drawn]
+    return any(bool(((at[:, 0] < 0.3) & (at[:, 1] < 0.1)).any()) for at in places)
 
 
 def images_axis(axes: Axes) -> None:

@@ -1,4 +1,8 @@
-"""FID and its relatives."""
+"""FID and its relatives, in the features of one extractor.
+
+Samples stream from the model into the extractor, once for all metrics, with no image files in between. Extraction and
+the metrics of features are torch-fidelity's.
+"""
 
 from collections.abc import Iterator
 

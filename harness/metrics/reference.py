@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.config import Trial
+from harness.data import registry as datasets
 from harness.data.base import Images, to_rgb
 from harness.metrics import frechet
 from harness.metrics.extractors import registry as extractors
@@ -55,7 +56,8 @@ class Bench:
     def name(self) -> str:
         """Of the real side in the cache: all that its features depend on beside the extractor."""
         side = self.real.images.shape[-1]
-        return f"{self.trial.data.dataset}-{self.real.digest[:16]}-{SPLIT}-{side}px-{len(self.reals)}"
+        name = datasets.lookup(self.trial.data.dataset).name  # of outside data it is shorter than the setting
+        return f"{name}-{self.real.digest[:16]}-{SPLIT}-{side}px-{len(self.reals)}"
 
     @property
     def reals(self) -> Reals:

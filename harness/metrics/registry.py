@@ -1,7 +1,7 @@
-"""Measuring a trained model: evaluators by name, each yielding (metric, value) under the names of `record.METRICS`.
+"""Measuring a trained model: the door of this room.
 
-Samples stream from the model into the feature extractor, once for all metrics, with no image files in between.
-Extraction and the metrics of features are torch-fidelity's.
+An evaluator yields (metric, value) under the names of `record.METRICS`. Another one is a file here, a line of
+`EVALUATORS`, and its names there.
 """
 
 from collections.abc import Callable, Iterator

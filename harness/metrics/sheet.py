@@ -1,4 +1,4 @@
-"""A sheet of samples."""
+"""A sheet of samples: what people look at beside the numbers."""
 
 from torch import Tensor
 

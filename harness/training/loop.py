@@ -1,8 +1,6 @@
 """The training loop: a generator that yields one `Step` after each update. It knows no logger, Ray or evaluation.
 
-Master weights, moments and EMA are flat fp32 vectors; the model computes on views of one flat vector of its own
-precision, so optimiser, EMA and cast are each one pass over memory. Every random number is a function of (seed,
-images seen): a resumed run is the same run.
+Every random number is a function of (seed, images seen): a resumed run is the same run.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
-"""The training loop: a generator that yields one `Step` after each update. It knows no logger, Ray or evaluation.
+"""A model in training: its weights, their moments and their average, and one update of them all.
 
 Master weights, moments and EMA are flat fp32 vectors; the model computes on views of one flat vector of its own
-precision, so optimiser, EMA and cast are each one pass over memory. Every random number is a function of (seed,
-images seen): a resumed run is the same run.
+precision, so optimiser, EMA and cast are each one pass over memory.
 """
 
 from functools import lru_cache

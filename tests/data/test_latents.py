@@ -494,8 +494,8 @@ def test_a_whole_trial_trains_on_latents_and_is_measured_on_pictures(tiny, place
     measured = {images: metrics for images, metrics in sink.metrics if "fid" in metrics}
     assert tuple(measured) == (32, 64)
     for metrics in measured.values():
-        few = {"sfid", "diffusion_loss"}  # six held-out images are fewer than its levels of noise
-        assert set(record.QUALITY) <= set(metrics) | few
+        absent = {"sfid", "diffusion_loss"}  # of the latter: six held-out images are fewer than its levels of noise
+        assert set(record.QUALITY) <= set(metrics) | absent
         assert all(np.isfinite(value) for value in metrics.values())
     assert any(f"pets-{manifest.digest[:16]}-train-16px-20" in path.name for path in place.cache.iterdir())
     sheets = [content for name, content in sink.files if name.startswith(record.SAMPLES)]

@@ -16,7 +16,7 @@ from harness.data.files import parquet_path
 from harness.errors import ConfigError
 from harness.launch import cluster as clusters
 from harness.launch import tune as launcher
-from harness.launch.cluster import cluster, cpus, only_driver
+from harness.launch.cluster import cpus, only_driver
 from harness.launch.tune import Outcome, launch, trainers
 from harness.launch.view import View
 from harness.tracking.store import Run, Store

@@ -1,4 +1,4 @@
-"""What a feature extractor is."""
+"""What a feature extractor is: a network of torch-fidelity's registry, and the file of its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,4 +12,4 @@ class Extractor:
     """register: makes it known to torch-fidelity and returns its name there. weights: data folder -> file or None."""
 
     register: Callable[[], str]
-    weights: Callable[[Path], Path | None]
+    weights: Callable[[Path], Path | None] = lambda folder: None

@@ -1,9 +1,14 @@
 """torch-fidelity's port of the Inception network, with the spatial features of sFID beside its own."""
 
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3, register_feature_extractor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
+from harness.errors import ConfigError
 from harness.metrics.extractors.base import SPATIAL
 
 NAME = "inception-v3-compat-spatial"
@@ -42,6 +47,21 @@ class Inception(FeatureExtractorBase):
 
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.spatial = output[:, :CHANNELS].flatten(1).float()  # (N, 7, 17, 17) -> (N, 2023)
+
+
+def weights(folder: Path) -> Path:
+    """The file of its weights in the data folder, fetched into it if need be. Raises ConfigError if it cannot be had."""
+    path = folder / Path(URL_INCEPTION_V3).name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
+        except OSError as error:
+            raise ConfigError(
+                f"evaluate.extractor: 'inception' needs its weights at {path}, and they could not be downloaded "
+                f"({error}); put the file there, or choose lite0"
+            ) from None
+    return path
 
 
 def register() -> str:

@@ -1,0 +1,1 @@
+"""One file a sampler. The door is `registry`."""

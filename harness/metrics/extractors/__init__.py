@@ -1,0 +1,1 @@
+"""One file a feature extractor. The door is `registry`."""

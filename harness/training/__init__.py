@@ -1,0 +1,1 @@
+"""The training loop, what it holds and how that is kept on disk."""
