@@ -74,9 +74,7 @@ def caption_sampling(frame: pd.DataFrame) -> str:
 
 def samplers(frame: pd.DataFrame) -> list[str]:
     """Those by which some model was measured at several numbers of steps, the paper's first."""
-    runs = frames.finished(frame)
-    steps = runs.groupby([*frames.SHAPE, SAMPLER], dropna=False)[STEPS].nunique().groupby(SAMPLER).max()
-    return sorted(steps[steps > 1].index, key=lambda name: (name != PAPERS, name))
+    return sorted(_varied(frame)[SAMPLER].unique(), key=lambda name: (name != PAPERS, name))
 
 
 def _varied(frame: pd.DataFrame) -> pd.DataFrame:
@@ -90,18 +88,18 @@ def _lowest(cells: pd.DataFrame) -> str:
     """At how many steps of one sampler FID is lowest, over the models that were measured at all of them."""
     table = cells.groupby([*frames.SHAPE, "recipe", STEPS], dropna=False)["fid"].mean().unstack(STEPS).dropna()
     name, steps = cells[SAMPLER].iloc[0], sorted(cells[STEPS].unique())
-    told = f" Points of a line of {words.sampler(name)}: {', '.join(f'{step:,}' for step in steps)} steps"
+    kind = ", which adds no noise," if name in STEPWISE else ""
+    told = f" {words.sampler(name)}{kind} at {', '.join(f'{step:,}' for step in steps)} steps"
     if table.empty:
         return f"{told}."
     over = np.log(table.astype(float)).mean()  # ln FID at each number of steps
     best = over.idxmin()
     ends = [
-        f"{np.expm1(over[step] - over[best]):.0%} above it at {step:,}"
+        f"{np.expm1(over[step] - over[best]):.0%} above that at {step:,}"
         for step in (over.index[0], over.index[-1]) if step != best
     ]  # fmt: skip
-    kind = ", which adds no noise" if name in STEPWISE else ""
-    over_models = " in the mean over models" if len(table) > 1 else ""
-    return f"{told}{kind}; FID is lowest at {best:,}{over_models}, {' and '.join(ends)}."
+    mean = " in the mean over models" if len(table) > 1 else ""
+    return f"{told}: FID is lowest at {best:,}{mean}, {' and '.join(ends)}."
 
 
 def outspent(cells: pd.DataFrame) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from harness.config import SCALES
 INK, MUTED, FAINT, PAPER = "#1d2530", "#68717d", "#d9dde2", "#9aa3ad"
 LETTERS = 17.5  # of a subtitle in an inch
 MOST_LABELS = 40  # points of one panel that still get a label each
-ROOM = 0.5  # of an axis that the data keep where it is made longer for the real images' FID
+ROOM = 0.45  # of an axis that the data keep where it is made longer for the real images' FID
 MARKERS = {1: "^", 2: "o", 4: "D", 8: "s", 16: "X"}
 Label = tuple[float, float, str, str]  # x, y, text, colour
 _DASHES, _OTHERS = {1: "-", 2: "-", 4: (0, (5, 2)), 8: (0, (1.2, 1.6))}, (0, (6, 2, 1.2, 2))

@@ -8,9 +8,9 @@ from conftest import RECIPE, frame_of, study_trials
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from analysis import frames
+from analysis import frames, words
 from analysis.claims.evidence import with_noise
-from analysis.figures import FIGURES, backbones, compute, curves, recipes, settings, shape, style
+from analysis.figures import FIGURES, backbones, compute, curves, objectives, recipes, settings, shape, style
 from harness.config import SCALES, grid, shape_of
 
 
@@ -34,7 +34,9 @@ APPLIES["seeded"] = APPLIES["study"] | {"seeds"}
 APPLIES["rated"] = {"learning_rate"}
 APPLIES["scheduled"] = {"schedules"}
 APPLIES["paired"] = {"backbones"}
-COMPARING = {"stepped": "sampling", "guided": "guidance"}  # several ways of measuring on one axis
+COMPARING = (  # several ways of measuring or objectives on one axis
+    ("stepped", "sampling"), ("guided", "guidance"), ("aimed", "objectives"), ("aimed", "diffusion_loss"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", APPLIES)
@@ -55,10 +57,10 @@ def test_figures_draw_where_they_apply(kind, request, sheets):
 
 
 def test_every_figure_is_drawn_by_some_study():
-    assert set().union(*APPLIES.values(), COMPARING.values()) == set(FIGURES)
+    assert set().union(*APPLIES.values(), {name for _, name in COMPARING}) == set(FIGURES)
 
 
-@pytest.mark.parametrize(("kind", "name"), COMPARING.items())
+@pytest.mark.parametrize(("kind", "name"), COMPARING)
 def test_ways_of_measuring_are_compared(kind, name, request):
     frame = request.getfixturevalue(kind)
     spec = FIGURES[name]
@@ -77,6 +79,53 @@ def test_sampling_compute_does_not_make_up_for_model_compute(stepped):
     assert asked > 50 and won / asked > 0.9
     cells["fid"] = 1 / cells["fid"]
     assert settings.outspent(cells)[0] / asked < 0.1
+
+
+def test_the_compute_of_sampling_is_that_of_the_calls_that_were_told(aimed, guided):
+    """Heun calls the model twice a step but for the last; runs of before tell no calls."""
+    cells = settings.sampled(aimed[aimed["diffusion.objective"] == "edm"])
+    assert (cells["compute"] / cells["model.gflops"]).tolist() == [15.0] * 3
+    before = settings.sampled(guided.assign(**{"evaluate.calls": guided["evaluate.calls"].mask(guided["seed"] == 0)}))
+    assert (
+        before["evaluate.calls"].isna().all()
+        and before["compute"].tolist() == settings.sampled(guided)["compute"].tolist()
+    )
+
+
+def by_both(stepped):
+    """The same by DDPM, whose FID falls with its steps; by DDIM, the largest patch alone, best at 16."""
+    ddpm = stepped.assign(**{
+        "evaluate.sampler": "ddpm", "run_id": "ddpm " + stepped["run_id"],
+        "fid": stepped["fid"] * (1 + 8 / stepped["evaluate.steps"].astype(float)),
+    })  # fmt: skip
+    ddim = stepped[stepped["model.patch"] == 8]
+    ddim = ddim.assign(fid=ddim["fid"] * ddim["evaluate.steps"].map({4: 2.0, 16: 1.0, 64: 1.5}))
+    return pd.concat([ddim, ddpm], ignore_index=True)
+
+
+def test_samplers_have_a_panel_each_the_papers_first(stepped):
+    both = by_both(stepped)
+    figure = settings.sampling(both)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["DDPM, as in the paper", "DDIM"]
+    assert [len(axes.lines) for axes in figure.axes] == [12, 4]
+    caption = FIGURES["sampling"].caption(both)
+    assert " by DDPM and in " in caption and " of 12 (" in caption  # pairs of one sampler each
+    assert " DDPM at 4, 16, 64 steps: FID is lowest at 64 in the mean over models, " in caption
+    assert " DDIM, which adds no noise, at 4, 16, 64 steps: FID is lowest at 16 in the mean over models, 1" in caption
+    assert "% above that at 4 and " in caption and caption.endswith("% above that at 64.")
+    alone = settings.sampling(stepped).axes
+    assert len(alone) == 1 and "DDIM" in alone[0].figure.texts[1].get_text()
+
+
+def test_one_sampler_of_several_steps_is_what_sampling_compares(study):
+    """Another sampler with one number of steps is no line, and two of one each are no comparison."""
+    once = study.assign(**{"evaluate.sampler": "ddpm", "run_id": "ddpm " + study["run_id"], "evaluate.steps": 250})
+    mixed = pd.concat([study, once], ignore_index=True)
+    assert settings.samplers(mixed) == [] and not FIGURES["sampling"].applies(mixed)
+    more = once[once["model.patch"] == 8].assign(**{"evaluate.steps": 64})
+    mixed = pd.concat([mixed, more.assign(run_id="64 " + more["run_id"])], ignore_index=True)
+    (panel,) = settings.sampling(mixed).axes
+    assert len(panel.lines) == 4 and "DDPM" in panel.figure.texts[1].get_text()
 
 
 def test_guidance_asks_the_model_twice(guided):
@@ -176,6 +225,142 @@ def test_a_best_model_that_diverged_is_not_told_as_beaten(conditioned):
     assert "not best" not in caption and caption.endswith(" Diverged, so without a FID: 3x128x8/4 adaLN-Zero.")
 
 
+OTHER = {"diffusion.objective": "flow", "diffusion.density": "logit-normal", "version": 1}
+
+
+@pytest.mark.parametrize("field", OTHER)
+@pytest.mark.parametrize("kind", set(APPLIES) - {"seeded"})
+def test_two_objectives_or_versions_never_share_an_axis(field, kind, request):
+    frame = request.getfixturevalue(kind)
+    mixed = frame.copy()
+    mixed.loc[mixed["run_id"] != mixed["run_id"].iloc[0], field] = OTHER[field]
+    assert len(frames.groups(mixed)) == 2
+    for name in APPLIES[kind] - {"samples"}:
+        with pytest.raises(frames.MixedSettings, match=field):
+            FIGURES[name].draw(mixed)
+
+
+def test_every_setting_is_known_as_what_it_changes():
+    """How a model is measured, what it is asked for, or else part of its recipe."""
+    evaluated = {name for name in frames.settings() if name.startswith("evaluate.")} - set(frames.APART)
+    asked = {name for name in frames.settings() if name.startswith(("diffusion.objective", "diffusion.density"))}
+    assert evaluated <= set(frames.EVALUATION) and asked == set(frames.OBJECTIVE)
+
+
+def test_an_outside_backbone_of_two_versions_is_two_recipes(study):
+    mine = study.assign(**{"model.backbone": "mine:Net", "model.backbone.version": "mine 1"})
+    newer = mine.assign(run_id="2 " + mine["run_id"], **{"model.backbone.version": "mine 2"})
+    assert set(frames.cells(pd.concat([mine, newer]))["recipe"]) == {"version mine 1", "version mine 2"}
+
+
+def test_the_objective_is_said_where_it_is_not_the_papers(study, aimed):
+    assert "objective" not in words.subtitle(study) and words.objectives(study) == ["ddpm"]
+    told = {name: words.subtitle(part) for part in frames.groups(aimed) for name in words.objectives(part)}
+    assert set(told) == {"ddpm", "noise", "v", "flow", "flow, logit-normal(0, 1)", "edm"}
+    assert told["flow"].count("objective flow, ") == 1 and "Euler 16 steps" in told["flow"]
+    assert "objective flow, logit-normal(0, 1), " in told["flow, logit-normal(0, 1)"]
+    assert "objectives ddpm / noise / v / flow / edm / flow, logit-normal(0, 1), " in words.recipe(aimed)
+    own = aimed.iloc[0].replace({"ddpm": "mine.loss:Mine"})
+    assert words.objective(own) == "Mine"
+    assert words.objective(aimed.iloc[0].replace({"own": "uniform"})) == "ddpm, uniform"
+
+
+def test_every_objective_is_a_line_of_its_own_colour_and_way_of_sampling(aimed):
+    figure = objectives.objectives(aimed)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["FID-1K (lite0 features) ↓", "KID ↓"]
+    for axes in figure.axes:
+        assert sorted(line.get_color() for line in axes.lines) == sorted(
+            colour for name, colour in style.OBJECTIVES.items() if name != "flow, uniform"
+        )
+        assert {len(line.get_xdata()) for line in axes.lines} == {3}
+        texts = {text.get_text() for text in axes.texts}
+        assert {"flow", "flow, logit-normal(0, 1)", "edm", "2x96x6/4", "3x128x8/4", "4x192x12/4"} <= texts
+    told = figure.texts[1].get_text().replace("\n", " ")
+    assert "DDIM 16 steps (ddpm / noise / v); Euler 16 steps (flow / flow, logit-normal(0, 1)); " in told
+    assert told.endswith("Heun 8 steps of 15 calls in all (edm)")
+    caption = objectives.caption_objectives(aimed)
+    assert "57.6 against 68.4 (S/2)" in caption and "Linear velocity is ahead of noise prediction in 3 of 3." in caption
+    assert ": flow, logit-normal(0, 1) " in caption and " < v " in caption
+
+
+def test_an_objective_is_measured_as_most_of_its_models_were(aimed):
+    """And of as many by what gives the lowest FID; of recipes that it shares with another."""
+    ddpm = aimed["diffusion.objective"] == "ddpm"
+    fewer = aimed[ddpm & (aimed["model.size"] == "2x96x6")].assign(fid=1.0, **{"evaluate.steps": 50})
+    best = aimed[aimed["diffusion.objective"] == "flow"].assign(fid=1.0, **{"evaluate.sampler": "heun"})
+    rated = aimed[ddpm].assign(fid=2.0, **{"train.lr": 1.0})
+    again = [part.assign(run_id=f"{n} " + part["run_id"]) for n, part in enumerate((fewer, best, rated))]
+    cells = objectives.compared(pd.concat([aimed, *again], ignore_index=True))
+    ways = dict(
+        zip(cells["objective"], zip(cells["evaluate.sampler"], cells["evaluate.steps"], strict=True), strict=True)
+    )
+    assert (ways["ddpm"], ways["flow"], ways["v"]) == (("ddim", 16), ("heun", 16), ("ddim", 16))
+    assert len(cells) == 18 and set(cells["recipe"]) == {"lr 0.001"} and set(cells["said"]) == {""}
+
+
+def test_errors_by_noise_level_are_those_of_the_largest_model_with_their_integral(aimed):
+    cells = objectives.asked_alike(aimed)
+    assert cells["objective"].tolist() == ["ddpm", "noise", "v", "flow", "flow, logit-normal(0, 1)", "edm"]
+    assert set(cells["model.size"]) == {"4x192x12"}
+    noise, image, ratio = objectives.diffusion_loss(aimed).axes
+    assert noise.get_yscale() == image.get_yscale() == "log"
+    edm = cells.iloc[-1]
+    assert (
+        noise.lines[-1].get_ydata()[0] == edm["noise_mse/-8"] and image.lines[-1].get_ydata()[-1] == edm["image_mse/8"]
+    )
+    assert ratio.get_title(loc="left") == "Either, over that of ddpm ↓"
+    assert ratio.lines[-1].get_ydata() == pytest.approx([0.9] * 9)  # planted
+    assert f"edm: {edm['diffusion_loss']:.3g}" in {text.get_text() for text in ratio.texts}
+    bare = aimed.assign(**dict.fromkeys(frames.LEVELS, np.nan))
+    assert not FIGURES["diffusion_loss"].applies(bare) and FIGURES["objectives"].applies(bare)
+    assert not FIGURES["diffusion_loss"].applies(aimed[aimed["diffusion.objective"] == "edm"])
+
+
+def test_objectives_without_timesteps_have_a_held_out_loss_all_the_same(aimed):
+    flow = aimed[(aimed["diffusion.objective"] == "flow") & (aimed["diffusion.density"] == "own")]
+    assert curves.loss_curves(flow).axes[-1].get_ylabel() == "Held-out diffusion loss"
+    caption = curves.caption_loss_curves(flow)
+    assert "Training loss: velocity MSE, averaged" in caption and "lower held-out loss in 2 of 2" in caption
+    neither = flow.assign(diffusion_loss=np.nan)
+    assert len(curves.loss_curves(neither).axes) == 1 and "Held-out" not in curves.caption_loss_curves(neither)
+
+
+def labels(figure):
+    return {text.get_text() for axes in figure.axes for text in axes.texts if "real images" in text.get_text()}
+
+
+def test_every_figure_of_fid_shows_that_of_real_images(request):
+    """A line, or an arrow at the edge; none where it was not measured."""
+    cases = [*((kind, name) for kind in APPLIES for name in APPLIES[kind]), *COMPARING]
+    for kind, name in cases:
+        frame = request.getfixturevalue(kind)
+        if name not in ("samples", "loss_curves", "diffusion_loss"):
+            assert (
+                labels(FIGURES[name].draw(frame)) <= {"real images 60", "↓ real images 60", "← real images 60"} != set()
+            )
+            assert labels(FIGURES[name].draw(frame)), name
+    bare = request.getfixturevalue("study").assign(fid_floor=np.nan)
+    assert not labels(compute.fid_vs_gflops(bare)) and not labels(curves.fid_by_size(bare))
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_an_axis_is_made_longer_for_real_images_only_while_the_data_keep_half_of_it(log):
+    for value, near in ((165.0, True), (10.0, False), (700.0, True)):
+        figure, axes = style.canvas(1, 1, 5, 3, "T", "")
+        panel = axes[0][0]
+        panel.plot([1, 2], [2400, 600])
+        panel.set_ylim(600, 2400 if log else 1070)
+        if log:
+            style.log_axis(panel.yaxis)
+        before = panel.get_ylim()
+        style.floor(panel.yaxis, value)
+        low, high = panel.get_ylim()
+        assert (low < value) == near and high == before[1] and (near or (low, high) == before)
+        (text,) = labels(figure)
+        assert text == f"{'' if near else '↓ '}real images {value:g}" and len(panel.collections) == near
+        assert all(low <= tick <= high for tick in panel.get_yticks()) or not log
+
+
 @pytest.mark.parametrize("name", set(FIGURES) - {"samples", "loss_curves"})
 def test_two_evaluation_settings_never_share_an_axis(name, study, conditioned, shaped):
     for frame in (study, conditioned, shaped):
@@ -273,7 +458,7 @@ def test_labels_of_lines_do_not_overlap(study):
     figure = curves.fid_by_size(study.assign(fid=study["fid"] * 0 + 100 + study["model.width"] / 1e3))
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
-    assert len(boxes) == 4
+    assert len(boxes) == 5  # four sizes and the real images
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 

@@ -1,6 +1,7 @@
 """A small real MLflow store, with what goes wrong in one: a resumed run, a failed one, a deleted one, an infinity."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,11 @@ import pytest
 from conftest import RECIPE, gflops
 
 from analysis import pull
+from analysis.frames import OBJECTIVE
 from harness.config import flatten, grid
 from harness.record import CELLS, METRICS, TAG_DIVERGED, TAG_ID, TAG_KIND, TAG_REASON, TAG_SWEEP
+
+STUDY = Path(__file__).parents[2] / "docs" / "study" / "runs.parquet"
 
 
 class Store:
@@ -99,9 +103,28 @@ def test_columns_are_the_contracts_and_typed(store, frame):
     assert "not_in_the_contract" not in frame
     row, trial = frame[frame["run_id"] == store.resumed].iloc[-1], store.trials[0]
     assert (row["trial_id"], row["name"], row["model.size"]) == (trial.id, trial.name, "2x96x6")
-    assert (row["model.depth"], row["train.lr"], row["data.flip"]) == (2, 1e-3, True)
+    assert (row["model.depth"], row["train.lr"], row["data.flip"]) == (2, 1e-3, "own")
     assert np.isnan(row["model.params_m"]) and pd.isna(row["evaluate.split"])  # never logged: absent, not 0
     assert json.loads(row["tags"])["git_commit"] == "0123abc" and row["started"] <= row["ended"]
+
+
+def test_runs_of_earlier_versions_get_what_holds_for_them():
+    """The study in `docs`, made before there were objectives, versions and real images' FID."""
+    before = pd.read_parquet(STUDY)
+    frame = pull.conform(before)
+    assert dict(frame.dtypes.astype(str)) == pull.schema() and len(frame) == len(before)
+    told = frame[["version", *OBJECTIVE, "evaluate.manifold", "data.flip"]].drop_duplicates()
+    assert told.to_numpy().tolist() == [[1, "ddpm", "own", 0.0, 1.0, 0, "on"]]
+    assert frame[["fid_floor", "diffusion_loss", "evaluate.calls"]].isna().all(axis=None)
+    fixed = pull.conform(before.assign(**{"model.learn_sigma": False, "data.flip": False}))
+    assert set(fixed["diffusion.objective"]) == {"noise"} and set(fixed["data.flip"]) == {"off"}
+
+
+def test_a_run_keeps_the_version_that_it_told_and_one_that_told_nothing_has_none():
+    rows = [{"run_id": "a", "model.depth": "2", "version": "7", "diffusion.objective": "flow"}, {"run_id": "b"}]
+    one, none = (row for _, row in pull.conform(pd.DataFrame(rows)).iterrows())
+    assert (one["version"], one["diffusion.objective"], one["diffusion.density"]) == (7, "flow", "own")
+    assert pd.isna(none["version"]) and pd.isna(none["diffusion.objective"])
 
 
 def test_a_study_has_the_runs_of_every_sweep_once(store, frame):

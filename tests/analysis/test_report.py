@@ -1,5 +1,6 @@
 """The page stands alone, names every run, and has a plain line where there is nothing to show."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -7,10 +8,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import RECIPE, frame_of, rows, study_trials
+from conftest import LADDER, RECIPE, asked, frame_of, measured, rows, study_trials
 from matplotlib.image import imsave
 
-from analysis import claims, pull, report, tables
+from analysis import claims, headline, pull, report, sections, tables
 from harness.config import grid
 
 
@@ -173,3 +174,83 @@ def test_analysis_needs_neither_torch_nor_ray_and_does_nothing_on_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() in ("[]", "['matplotlib.pyplot']"), done.stdout + done.stderr
+
+
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Figures are drawn and not written: half the time."""
+    monkeypatch.setattr(sections, "_save", lambda figure, stem: "data:image/png;base64,")
+
+
+def committed(frame, commits):
+    """The frame with the commit of each run in its tags, in turn."""
+    of = dict(zip(frame["run_id"].unique(), itertools.cycle(commits), strict=False))
+    return frame.assign(tags=[f'{{"git_commit": "{of[run]}"}}' if of[run] else "{}" for run in frame["run_id"]])
+
+
+def test_the_page_says_which_code_made_its_runs(study, tmp_path, unsaved):
+    study = study[study["images"] == study["images"].max()]  # nothing over training
+    frame = committed(study, ("0123abcdef", "0123abcdef", "89ab0123cd+"))
+    text = report.compose(frame, {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert "<dt>Code</dt><dd>version 2: commit 0123abc (8 runs), 89ab012+ (4 runs)</dd>" in text
+    assert 'class="warning"' not in text and "git_commit" not in text
+    one = report.compose(committed(study, ("0123abcdef",)), {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert "commit 0123abc (12 runs)" in one and "git_commit" not in one
+    none = report.compose(study, {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert "<dt>Code</dt><dd>version 2</dd>" in none
+
+
+def test_the_page_warns_of_versions_that_it_holds_together(study, tmp_path, unsaved):
+    study.loc[study["model.patch"] == 2, "version"] = 1
+    text = report.compose(committed(study, ("0123abcdef",)), {}, "mixed", tmp_path).read_text(encoding="utf-8")
+    assert (
+        text.count('<p class="warning">These runs were made by versions 1 and 2 of the code, which give different') == 1
+    )
+    assert "version 1: commit 0123abc (4 runs); version 2: commit 0123abc (8 runs)" in text
+    assert "Setting 1 of 2" in text
+    study.loc[study["model.patch"] == 4, "version"] = 3
+    assert "versions 1, 2 and 3 of" in report.mixed(study)
+
+
+def test_real_images_stand_beside_the_models(study, tmp_path, unsaved):
+    assert tables.runs(study)[0]["values"]["Real FID"] == tables.models(study)[0]["values"]["Real FID"] == "60.0"
+    assert headline.numbers(study)[-1].detail.endswith(" Gflops; real images: 60")
+    text = report.compose(study, {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert text.count("<th>Real FID</th>") == 2  # of our models and of all runs, not of the paper's
+    before = study.assign(fid_floor=np.nan, diffusion_loss=np.nan)
+    text = report.compose(before, {}, "sizes", tmp_path).read_text(encoding="utf-8")
+    assert "real images:" not in text and "<th>Real FID</th>" not in text and "<th>Diff. loss ↓</th>" not in text
+
+
+def test_each_objective_has_a_section_of_its_own_after_their_comparison(aimed, tmp_path, unsaved):
+    aimed = aimed[aimed["diffusion.objective"].isin(("ddpm", "flow", "edm"))]
+    found = sections.sections(aimed, {}, tmp_path)
+    assert [figure.name for figure in found[0]["figures"]] == ["objectives", "diffusion_loss"] and found[0]["compares"]
+    own = found[1:]
+    assert len(own) == 4 and not any(section["compares"] for section in own)
+    for section in own:
+        assert {"fid_vs_gflops", "loss_curves"} <= {figure.name.split("-")[0] for figure in section["figures"]}
+        assert [law.part for law in section["laws"]] == ["all models", "patch 4"] and section["headline"]
+    assert sum("objective edm, " in section["setting"] for section in own) == 1
+    once = aimed[aimed["images"] == aimed["images"].max()]
+    page = report.compose(once, {}, "objectives", tmp_path).read_text(encoding="utf-8")
+    assert "Setting 5 of 5" in page and page.count("Compared on one axis") == 1
+
+
+def test_a_comparison_hides_no_other_figure(study, tmp_path, unsaved):
+    """What was measured once in each of several ways is drawn in the comparison alone; all else by itself too."""
+    only = sections.sections(measured({"evaluate.steps": (4, 16, 64)}), {}, tmp_path)
+    assert [[figure.name for figure in section["figures"]] for section in only] == [["sampling"]]
+    steps = measured({"evaluate.steps": (4, 64)})
+    one = steps[(steps["model.size"] == LADDER[0]) & (steps["model.patch"] == 8)]
+    found = sections.sections(pd.concat([study, one], ignore_index=True), {}, tmp_path)
+    assert [section["compares"] for section in found] == [True, False]
+    assert "fid_by_size" in {figure.name for figure in found[1]["figures"]}
+
+
+def test_a_model_s_objective_is_part_of_its_name_where_it_is_not_the_paper_s():
+    frame = asked()
+    flow = frame[(frame["diffusion.objective"] == "flow") & (frame["diffusion.density"] == "logit-normal")]
+    assert tables.models(flow)[0]["name"] == "DiT-2x96x6/4 flow, logit-normal(0, 1)"
+    assert tables.models(frame)[0]["name"] == "DiT-2x96x6/4"
+    assert sum(row["best"] for row in tables.runs(frame)) == 0  # of two objectives none is best of all

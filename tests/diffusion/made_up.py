@@ -47,14 +47,14 @@ def for_objective(name, model=oracle):
     return model if name == "ddpm" else lambda x, t, y: model(x, t, y)[:, : x.shape[1]]
 
 
-def levels(name, t: Tensor, schedule="linear", steps=1000) -> tuple[Tensor, Tensor]:
+def levels(name, t: Tensor, schedule="linear") -> tuple[Tensor, Tensor]:
     """a and b of z = a x0 + b noise at times (N,), in fp64, from the papers."""
     t = t.double()[:, None, None, None]
     if name == "flow":
         return 1 - t, t
     if name == "edm":
         return torch.ones_like(t), t
-    abar = torch.cumprod(1 - SCHEDULES[schedule](steps), 0)[t.long()]
+    abar = torch.cumprod(1 - SCHEDULES[schedule](1000), 0)[t.long()]
     return abar.sqrt(), (1 - abar).sqrt()
 
 

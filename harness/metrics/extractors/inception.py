@@ -50,7 +50,7 @@ class Inception(FeatureExtractorBase):
 
 
 def weights(folder: Path) -> Path:
-    """The file of its weights in the data folder, fetched into it if need be. Raises ConfigError if it cannot be had."""
+    """The file of its weights in the data folder, or fetched into it. Raises ConfigError if it cannot be had."""
     path = folder / Path(URL_INCEPTION_V3).name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
