@@ -171,7 +171,9 @@ class Trial(_Settings):
         Raises ConfigError if one cannot be found.
         """
         named = {name: self.flat[name] for name in ("model.backbone", "diffusion.objective", "data.dataset")}
-        return {f"{name}.version": naming.version(value) for name, value in named.items() if naming.is_outside(value)}
+        return {
+            f"{name}.version": naming.version(name, value) for name, value in named.items() if naming.is_outside(value)
+        }
 
     @cached_property
     def id(self) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -48,22 +49,40 @@ def is_outside(name: str) -> bool:
 
 
 @cache
-def version(name: str) -> str:
-    """The version of the package that `package.module:Name` lies in: what an installed one says, as `package 1.2`.
+def version(field: str, name: str) -> str:
+    """The version of the package that `package.module:Name` lies in: of an installed one `package 1.2`.
 
-    A module that no installed package claims has the digest of its source instead, as `module sha256:0123456789ab`.
-    Raises ConfigError if there is no such module.
+    Where the source may change under one version, in an editable install or a module that no package claims, the digest
+    of that module's file is part of it: `package 1.2 sha256:0123456789ab`. Raises ConfigError if there is none.
     """
     module = name.partition(":")[0]
-    top = module.partition(".")[0]
-    owners = importlib.metadata.packages_distributions().get(top, [])
-    if owners:
-        return f"{owners[0]} {importlib.metadata.version(owners[0])}"
+    owner = _owner(module)
+    if owner and not _is_editable(owner):
+        return f"{owner} {importlib.metadata.version(owner)}"
+    told = f"{owner} {importlib.metadata.version(owner)}" if owner else module
     try:
-        found = importlib.util.find_spec(module)
-        source = Path(found.origin).read_bytes()
-    except Exception as error:
+        source = Path(importlib.util.find_spec(module).origin).read_bytes()
+    except Exception as error:  # there is no such module, or it has no file; its package's own code may raise anything
+        reason = "no such module" if isinstance(error, AttributeError | TypeError) else first_line(error)
         raise ConfigError(
-            f"'{name}' cannot be found ({first_line(error)}); allowed: package.module:Name of an installed package"
+            f"{field}: '{name}' cannot be found ({reason}); allowed: package.module:Name of an installed package"
         ) from None
-    return f"{module} sha256:{hashlib.sha256(source).hexdigest()[:12]}"
+    return f"{told} sha256:{hashlib.sha256(source).hexdigest()[:12]}"
+
+
+def _owner(module: str) -> str | None:
+    """The installed distribution of a module: of several that share its top package, the one with its file."""
+    owners = sorted(set(importlib.metadata.packages_distributions().get(module.partition(".")[0], [])))
+    if len(owners) > 1:
+        path = module.replace(".", "/")
+        own = [
+            owner for owner in owners
+            if any(str(file).startswith((f"{path}.", f"{path}/")) for file in importlib.metadata.files(owner) or ())
+        ]  # fmt: skip
+        owners = own or owners
+    return owners[0] if owners else None
+
+
+def _is_editable(owner: str) -> bool:
+    told = importlib.metadata.distribution(owner).read_text("direct_url.json")
+    return bool(told and json.loads(told).get("dir_info", {}).get("editable"))

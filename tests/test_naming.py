@@ -137,24 +137,31 @@ def test_a_registry_that_takes_no_outside_code_does_not_offer_it():
 
 
 def test_an_installed_package_has_its_version():
-    assert version("numpy:ndarray") == f"numpy {importlib.metadata.version('numpy')}"
-    assert version("torch.nn:Module") == f"torch {importlib.metadata.version('torch')}"
-    assert version("PIL.Image:Image").startswith("pillow ")  # named otherwise than what is imported
+    assert version("model.backbone", "numpy:ndarray") == f"numpy {importlib.metadata.version('numpy')}"
+    assert version("model.backbone", "torch.nn:Module") == f"torch {importlib.metadata.version('torch')}"
+    assert version("model.backbone", "PIL.Image:Image").startswith("pillow ")  # named otherwise than what is imported
 
 
 def test_a_bare_module_has_the_digest_of_its_source(own):
     path = own("mine.deep", "class Net: pass")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    assert version("mine.deep:Net") == version("mine.deep:Other") == f"mine.deep sha256:{digest}"
+    assert (
+        version("model.backbone", "mine.deep:Net")
+        == version("model.backbone", "mine.deep:Other")
+        == f"mine.deep sha256:{digest}"
+    )
     own("mine.deep", "class Net: pass  # changed")
-    assert version("mine.deep:Net") not in (f"mine.deep sha256:{digest}", version("mine:Net"))
+    assert version("model.backbone", "mine.deep:Net") not in (
+        f"mine.deep sha256:{digest}",
+        version("model.backbone", "mine:Net"),
+    )
 
 
 @pytest.mark.parametrize("name", ["nowhere:Net", "nowhere.deep:Net", "mine.none:Net", "sys:version", ":Net"])
 def test_what_has_no_version_is_said_in_one_line(own, name):
     own("mine.deep", "class Net: pass")
-    with pytest.raises(ConfigError, match=f"^'{name}' cannot be found .*{OUTSIDE}$") as caught:
-        version(name)
+    with pytest.raises(ConfigError, match=f"^model.backbone: '{name}' cannot be found .*{OUTSIDE}$") as caught:
+        version("model.backbone", name)
     assert "\n" not in str(caught.value)
 
 
@@ -180,7 +187,7 @@ def test_outside_code_is_part_of_a_trial_by_its_version(own, field):
     fields = {field.replace(".", "__"): "mine:Net"}
     path = own("mine", "class Net: pass")
     first = trial(**fields)
-    assert first.outside == {f"{field}.version": version("mine:Net")}
+    assert first.outside == {f"{field}.version": version("model.backbone", "mine:Net")}
     code = f"from harness.config import make; t = make({first.flat!r}); print(t.id, t.training_id)"
 
     def elsewhere():
@@ -260,7 +267,7 @@ def test_an_outside_objective_draws_its_own_times_and_trains(own, tiny, tmp_path
     cell = tiny(diffusion__objective="mine.aims:Late", **fields)
     check(cell)
     assert cell.name == "DiT-1x32x2/4 adaLN-Zero Late seed 0"
-    assert cell.outside == {"diffusion.objective.version": version("mine.aims:Late")}
+    assert cell.outside == {"diffusion.objective.version": version("model.backbone", "mine.aims:Late")}
     assert cell.id != tiny(diffusion__objective="flow", **fields).id
     objective = objectives.objective(cell.diffusion)
     images = datasets.load("tiny", "train", tmp_path)
@@ -269,7 +276,7 @@ def test_an_outside_objective_draws_its_own_times_and_trains(own, tiny, tmp_path
     state = State(build(cell.model, 1, 16, 3, 1, seed=0), cell, "cpu", torch.float32)
     done = list(itertools.islice(steps(state, cell, images, 3), 20))
     assert done[-1].mse < 0.9 * done[0].mse and done[-1].vb is None
-    with pytest.raises(ConfigError, match=r"diffusion\.schedule: cosine .* 'mine.aims:Late'; allowed: linear"):
+    with pytest.raises(ConfigError, match=r"diffusion\.schedule: cosine .* 'mine.aims:Late' is not; allowed: linear"):
         check(change(cell, diffusion__schedule="cosine"))
 
 
@@ -285,7 +292,10 @@ def test_a_run_says_which_version_of_outside_code_it_is_of(own, store):
     run = store.client.get_run(store.create(cell, cell.name, "versions", store.parent("versions", [cell.id]), {}))
     assert run.info.run_name == "Tiny-1x32x2/4 flow seed 0"
     found = {name: value for name, value in run.data.params.items() if name.endswith("version")}
-    assert found == {"model.backbone.version": version("mine.nets:Tiny"), "version": str(config.VERSION)}
+    assert found == {
+        "model.backbone.version": version("model.backbone", "mine.nets:Tiny"),
+        "version": str(config.VERSION),
+    }
     assert set(found) <= set(record.PARAMS)
 
 
@@ -317,3 +327,65 @@ def test_outside_code_that_is_something_else_is_refused(field, name, wanted):
     message = str(caught.value)
     assert message.startswith(f"{field}: '{name}' is ") and message.endswith(f"; allowed: {wanted}")
     assert "\n" not in message
+
+
+# What outside code may not be
+
+STATEFUL = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, model, channels, side, classes, outputs):
+        super().__init__()
+        self.leave, self.norm = nn.Conv2d(channels, outputs, 1), nn.BatchNorm2d(outputs)
+    def forward(self, x, t, y):
+        return self.norm(self.leave(x))
+"""
+
+
+def test_a_backbone_that_keeps_more_than_parameters_is_refused_before_it_is_trained(tiny, own):
+    own("mine.state", STATEFUL)
+    with pytest.raises(
+        ConfigError, match=r"'mine.state:Net' keeps norm\.\w+, which is no parameter .*persistent=False"
+    ):
+        check(tiny(model__backbone="mine.state:Net"))
+
+
+def test_a_backbone_that_cannot_be_made_is_one_line(tiny, own):
+    own("mine.broken", STATEFUL.replace("super().__init__()", "raise ValueError('no such width\\nat all')"))
+    with pytest.raises(ConfigError, match=r"^model.backbone: 'mine.broken:Net' cannot be made: no such width$"):
+        check(tiny(model__backbone="mine.broken:Net"))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("class Half(Objective):\n    family = 'discrete'", "lacks ask, draw, "),
+        ("class Half(Flow):\n    family = 'quantum'", "says no family; allowed: discrete, continuous"),
+    ],
+)
+def test_half_an_objective_is_refused(tiny, own, code, words):
+    where = "harness.diffusion.objectives"
+    own("mine.half", f"from {where}.base import Objective\nfrom {where}.flow import Flow\n{code}")
+    with pytest.raises(ConfigError, match=f"^diffusion.objective: 'mine.half:Half' {words}"):
+        check(tiny(diffusion__objective="mine.half:Half", evaluate__sampler="euler"))
+
+
+def test_of_packages_that_share_a_name_the_one_with_the_file_counts():
+    assert version("model.backbone", "google.protobuf:x").startswith("protobuf ")
+
+
+def test_a_package_in_the_making_has_the_digest_of_its_source(tmp_path, monkeypatch):
+    """Installed as editable its version stays while its code changes."""
+    info = tmp_path / "growing-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: growing\nVersion: 1.5\n")
+    (info / "top_level.txt").write_text("growing\n")
+    (tmp_path / "growing.py").write_text("class Net: pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    version.cache_clear()
+    assert version("model.backbone", "growing:Net") == "growing 1.5"
+    (info / "direct_url.json").write_text('{"url": "file:///there", "dir_info": {"editable": true}}')
+    version.cache_clear()
+    digest = hashlib.sha256(b"class Net: pass").hexdigest()[:12]
+    assert version("model.backbone", "growing:Net") == f"growing 1.5 sha256:{digest}"
+    version.cache_clear()

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from harness.config import Model
-from harness.errors import ConfigError
-from harness.naming import find
+from harness.errors import ConfigError, first_line
+from harness.naming import find, is_outside
 
 from .dit import DiT
 from .unet import UNet
@@ -24,8 +24,22 @@ def build(model: Model, channels: int, side: int, classes: int, outputs: int, se
     """
     backbone = find("model.backbone", model.backbone, BACKBONES)
     if not (isinstance(backbone, type) and issubclass(backbone, nn.Module)):
-        raise ConfigError(f"model.backbone: '{model.backbone}' is {backbone!r}; allowed: a class of torch.nn.Module")
+        raise ConfigError(
+            f"model.backbone: '{model.backbone}' is of {type(backbone).__name__}; allowed: a class of torch.nn.Module"
+        )
     with torch.random.fork_rng(devices=[]):  # layers draw weights when made: leave the global stream be
         torch.default_generator.manual_seed(seed or 0)
-        net = backbone(model, channels, side, classes, outputs)
+        try:
+            net = backbone(model, channels, side, classes, outputs)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if not is_outside(model.backbone):
+                raise
+            raise ConfigError(f"model.backbone: '{model.backbone}' cannot be made: {first_line(error)}") from error
+    if state := sorted(net.state_dict().keys() - dict(net.named_parameters()).keys()):
+        raise ConfigError(
+            f"model.backbone: '{model.backbone}' keeps {state[0]}, which is no parameter and has no average; allowed: "
+            "buffers that are not saved (persistent=False)"
+        )
     return net if seed is None or not hasattr(net, "initialise") else net.initialise(seed)

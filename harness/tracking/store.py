@@ -144,10 +144,11 @@ class Store:
             made_by = run.params.get("version") == str(VERSION)
             if run.status == "FINISHED" and record.TAG_WEIGHTS not in run.tags and known and made_by:
                 try:
-                    key = make({k: v for k, v in run.params.items() if k in settings}).training_id
+                    trial = make({k: v for k, v in run.params.items() if k in settings})
+                    key, same = trial.training_id, trial.outside.items() <= run.params.items()
                 except ConfigError:
-                    continue  # made by another version of the settings
-                if key in wanted:
+                    continue  # made by another version of the settings, or by outside code that is here no more
+                if key in wanted and same:
                     found[key] = run.run_id
         return found
 

@@ -22,7 +22,7 @@ class State:
         self.ema = self.master.clone()
         self.weights = self.master.to(dtype, copy=True)
         self.gradient = torch.zeros_like(self.weights)
-        for buffer in net.buffers():
+        for buffer in (each for each in net.buffers() if each.is_floating_point()):
             buffer.data = buffer.data.to(dtype)
         for p, w, g in zip(parameters, self._views(self.weights), self._views(self.gradient), strict=True):
             p.data, p.grad = w, g

@@ -351,19 +351,19 @@ REFUSED = {
     ),
     "schedule of a flow": (
         {"diffusion__objective": "flow", "diffusion__schedule": "cosine"},
-        "diffusion.schedule: cosine is of a discrete process, .* 'flow'; allowed: linear",
+        "diffusion.schedule: cosine is of discrete objectives, which 'flow' is not; allowed: linear",
     ),
     "timesteps of edm": (
         {"diffusion__objective": "edm", "diffusion__timesteps": 500},
-        "diffusion.timesteps: 500 is of a discrete process, .* 'edm'; allowed: 1000",
+        "diffusion.timesteps: 500 is of discrete objectives, which 'edm' is not; allowed: 1000",
     ),
     "density of ddpm": (
         {"diffusion__density": "uniform"},
-        "diffusion.density: uniform is of continuous times, .* 'ddpm'; allowed: own",
+        "diffusion.density: uniform is of continuous objectives, which 'ddpm' is not; allowed: own",
     ),
     "density of v": (
         {"diffusion__objective": "v", "diffusion__density": "logit-normal", "diffusion__density_mean": 1.0},
-        "diffusion.density: logit-normal is of continuous times, .* 'v'; allowed: own",
+        "diffusion.density: logit-normal is of continuous objectives, which 'v' is not; allowed: own",
     ),
     "sampling steps": (
         {"evaluate__steps": 2000},

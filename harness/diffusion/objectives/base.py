@@ -14,11 +14,13 @@ from harness.config import Diffusion, Trial
 from harness.diffusion.base import Loss, Model, Prediction
 from harness.errors import ConfigError
 
+FAMILIES = ("discrete", "continuous")
+
 
 class Objective(ABC):
     """One way to train a denoiser. `settings` are a trial's; tables lie on `device`."""
 
-    family: ClassVar[str]  # "discrete" or "continuous": which samplers fit
+    family: ClassVar[str]  # one of FAMILIES: which samplers fit
 
     def __init__(self, settings: Diffusion, device: torch.device | str = "cpu"):
         self.settings, self.device = settings, device
@@ -72,12 +74,15 @@ def mean_square(error: Tensor) -> Tensor:
     return error.square().flatten(1).mean(1)
 
 
-def refuse(trial: Trial, names: tuple[str, ...], why: str) -> None:
-    """Raises ConfigError for the first of these fields of `diffusion` that is not at its default.
+def refuse(trial: Trial, family: str, names: tuple[str, ...]) -> None:
+    """Raises ConfigError for the first of these fields of `diffusion`, the other family's, that is not at its default.
 
     A setting that changes nothing would give the same experiment a second name.
     """
     for name in names:
         value, default = getattr(trial.diffusion, name), Diffusion.model_fields[name].default
         if value != default:
-            raise ConfigError(f"diffusion.{name}: {value} {why} '{trial.diffusion.objective}'; allowed: {default}")
+            raise ConfigError(
+                f"diffusion.{name}: {value} is of {family} objectives, which '{trial.diffusion.objective}' is not; "
+                f"allowed: {default}"
+            )

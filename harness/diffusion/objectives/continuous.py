@@ -19,7 +19,7 @@ class Continuous(Objective):
     @classmethod
     def check(cls, trial: Trial) -> None:
         """Raises ConfigError for a setting of the discrete process, which there is none of."""
-        refuse(trial, ("schedule", "timesteps"), "is of a discrete process, which has no place in")
+        refuse(trial, "discrete", ("schedule", "timesteps"))
 
     @abstractmethod
     def time(self, level: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Discrete(Objective):
     def check(cls, trial: Trial) -> None:
         """Raises ConfigError for an unknown schedule, more sampling steps than timesteps, or a density of times."""
         choose("diffusion.schedule", trial.diffusion.schedule, SCHEDULES)
-        refuse(trial, ("density", "density_mean", "density_std"), "is of continuous times, which has none")
+        refuse(trial, "continuous", ("density", "density_mean", "density_std"))
         if trial.evaluate.steps > trial.diffusion.timesteps:
             raise ConfigError(
                 f"evaluate.steps: {trial.evaluate.steps} exceeds diffusion.timesteps={trial.diffusion.timesteps}; "

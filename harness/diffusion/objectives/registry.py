@@ -3,7 +3,7 @@
 import torch
 
 from harness.config import Diffusion, Trial
-from harness.diffusion.objectives.base import Objective
+from harness.diffusion.objectives.base import FAMILIES, Objective
 from harness.diffusion.objectives.ddpm import Ddpm
 from harness.diffusion.objectives.edm import Edm
 from harness.diffusion.objectives.flow import Flow
@@ -13,14 +13,20 @@ from harness.errors import ConfigError
 from harness.naming import find
 
 OBJECTIVES: dict[str, type[Objective]] = {"ddpm": Ddpm, "noise": Noise, "v": Velocity, "flow": Flow, "edm": Edm}
+WANTED = f"{Objective.__module__}.{Objective.__name__}"
 
 
 def kind(name: str) -> type[Objective]:
     """Raises ConfigError for an unknown objective, or outside code that is none."""
     found = find("diffusion.objective", name, OBJECTIVES)
     if not (isinstance(found, type) and issubclass(found, Objective)):
-        wanted = f"{Objective.__module__}.{Objective.__name__}"
-        raise ConfigError(f"diffusion.objective: '{name}' is {found!r}; allowed: a subclass of {wanted}")
+        raise ConfigError(
+            f"diffusion.objective: '{name}' is of {type(found).__name__}; allowed: a subclass of {WANTED}"
+        )
+    if missing := sorted(found.__abstractmethods__):
+        raise ConfigError(f"diffusion.objective: '{name}' lacks {', '.join(missing)}; allowed: all of {WANTED}")
+    if getattr(found, "family", None) not in FAMILIES:
+        raise ConfigError(f"diffusion.objective: '{name}' says no family; allowed: {', '.join(FAMILIES)}")
     return found
 
 
