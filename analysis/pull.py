@@ -254,7 +254,8 @@ def _selected(engine: Any, run_ids: list[str]) -> pd.DataFrame:
     columns = (Metric.run_uuid, Metric.key, Metric.step, Metric.timestamp, Metric.value, Metric.is_nan)
     query = select(*columns).where(Metric.run_uuid.in_(run_ids), Metric.key.in_(METRICS))
     with engine.connect() as connection:
-        found = pd.DataFrame(connection.execute(query).all(), columns=[*POINT, "is_nan"])
+        # From the driver: SQLAlchemy too makes an object of each, which takes most of the time.
+        found = pd.DataFrame(connection.execute(query).cursor.fetchall(), columns=[*POINT, "is_nan"])
     return found.assign(value=found["value"].mask(found["is_nan"].astype(bool))).drop(columns="is_nan")
 
 

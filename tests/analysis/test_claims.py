@@ -274,7 +274,7 @@ def test_uniform_times_are_sits_whether_told_or_not_and_another_recipe_is_no_riv
             )
         }
     )
-    assert judge(uniform, "h").statistic == of(frame).statistic
+    assert judge(uniform).statistic == judge(frame).statistic
     assert not judge(frame.assign(**{"train.lr": frame["train.lr"].mask(flow, 9.0)}))
     assert not judge(frame[~flow]) and not judge(frame[flow])
 
