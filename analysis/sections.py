@@ -65,9 +65,9 @@ def sections(
     for part in frames.groups(frame):
         if not set(part["run_id"]) <= compared:
             setting = f"{words.recipe(part)}; {words.evaluation(part)}"
-            figures, laws = draw(part, plain), headline.laws(part)
-            section = {"setting": setting, "headline": headline.numbers(part), "figures": figures, "laws": laws}
-            out.append(section | {"compares": False})
+            section = {"headline": headline.numbers(part), "figures": draw(part, plain), "laws": headline.laws(part)}
+            if any(section.values()):
+                out.append(section | {"setting": setting, "compares": False})
     return out
 
 

@@ -254,3 +254,9 @@ def test_a_model_s_objective_is_part_of_its_name_where_it_is_not_the_paper_s():
     assert tables.models(flow)[0]["name"] == "DiT-2x96x6/4 flow, logit-normal(0, 1)"
     assert tables.models(frame)[0]["name"] == "DiT-2x96x6/4"
     assert sum(row["best"] for row in tables.runs(frame)) == 0  # of two objectives none is best of all
+
+
+def test_a_setting_of_which_nothing_has_finished_has_no_section(study, tmp_path, unsaved):
+    waiting = study[study["run_id"] == study["run_id"].iloc[0]].assign(run_id="waiting", status="RUNNING", fid=np.nan)
+    both = pd.concat([study, waiting.assign(**{"diffusion.objective": "flow"})], ignore_index=True)
+    assert len(sections.sections(both, {}, tmp_path)) == 1
