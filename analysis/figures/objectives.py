@@ -155,7 +155,7 @@ def diffusion_loss(frame: pd.DataFrame) -> Figure:
 def caption_diffusion_loss(frame: pd.DataFrame) -> str:
     cells = asked_alike(frame)
     known = cells[cells["diffusion_loss"].notna()].sort_values("diffusion_loss")
-    order = " < ".join(f"{row['objective']} {row['diffusion_loss']:.3g}" for _, row in known.iterrows())
+    order = " < ".join(f"{row['objective']} {row['diffusion_loss']:#.3g}" for _, row in known.iterrows())
     keys = [*frames.SHAPE, "recipe"]
     sampled = compared(frame).merge(cells[keys].drop_duplicates(), on=keys)
     fids = " < ".join(sampled.sort_values("fid")["objective"])
@@ -217,7 +217,7 @@ def _ways(cells: pd.DataFrame) -> list[str]:
 
 def _integral(row: pd.Series) -> str:
     loss = row["diffusion_loss"]
-    return row["objective"] if pd.isna(loss) else f"{row['objective']}: {loss:.3g}"
+    return row["objective"] if pd.isna(loss) else f"{row['objective']}: {loss:#.3g}"
 
 
 def _model(row: pd.Series) -> str:
