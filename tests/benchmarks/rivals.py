@@ -15,8 +15,7 @@ from harness.config import Trial
 from harness.cost import cost
 from harness.data import registry as datasets
 from harness.data.base import Images, normalise
-from harness.diffusion.objectives.ddpm import training_loss
-from harness.diffusion.process import add_noise, process
+from harness.diffusion.objectives import registry as objectives
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline, DiTTransformer2DModel
@@ -83,26 +82,28 @@ class PlainLoop:
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
-        self.process = process(trial.diffusion.schedule, trial.diffusion.timesteps)
+        self.objective = objectives.objective(trial.diffusion)
         self.loss = torch.compile(self.eager_loss, dynamic=False) if compiled else self.eager_loss
 
-    def eager_loss(self, x0: Tensor, y: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """x0 and noise (N, C, S, S), y and index (N,) -> ()."""
-        x = add_noise(self.process, x0, index, noise)
+    def eager_loss(self, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x0 and noise (N, C, S, S), y and t (N,) -> ()."""
+        return self.objective.loss(self.ask, x0, y, t, noise).total.mean()
+
+    def ask(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The model as an objective asks it: (N, C, S, S), (N,), (N,) -> (N, K, S, S)."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            output = self.net(x, timestep=index, class_labels=y).sample
-        return training_loss(self.process, output.float(), x0, x, index, noise).total.mean()
+            return self.net(x, timestep=t, class_labels=y).sample
 
     def step(self) -> float:
         """One update on a random batch with flips and dropped classes; returns the loss."""
         count, settings = self.trial.train.batch, self.trial
         chosen = torch.randint(len(self.images), (count,))
         x0, y = normalise(self.images.images[chosen]), self.images.labels[chosen]
-        if settings.data.flip:
+        if datasets.flips(settings.data):
             x0 = torch.where(torch.rand(count, 1, 1, 1) < 0.5, x0.flip(-1), x0)
         y = torch.where(torch.rand(count) < settings.train.label_dropout, self.classes, y)
-        index = torch.randint(self.process.steps, (count,))
-        loss = self.loss(x0, y, index, torch.randn_like(x0))
+        t = torch.randint(settings.diffusion.timesteps, (count,))
+        loss = self.loss(x0, y, t, torch.randn_like(x0))
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
