@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from made_up import for_objective, levels, made, noise, oracle, times
+from made_up import WRITTEN, for_objective, levels, made, noise, oracle, times
 
 from harness.diffusion.guidance import guided
-from harness.diffusion.objectives.registry import OBJECTIVES
 
 
 def test_guidance_of_one_is_the_model_itself():
@@ -31,7 +30,7 @@ def test_guidance_extrapolates_from_the_null_class_in_one_call(scale, channels):
     assert calls == [6]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("scale", [0.0, 1.5, 4.0])
 @pytest.mark.parametrize("channels", [0, 1])
 def test_to_guide_the_output_is_to_guide_noise_and_image(name, scale, channels):

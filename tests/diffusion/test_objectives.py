@@ -7,6 +7,7 @@ import torch
 from made_up import (
     CONTINUOUS,
     DISCRETE,
+    WRITTEN,
     batch,
     for_objective,
     gaussian,
@@ -27,7 +28,7 @@ from harness.diffusion.objectives.registry import OBJECTIVES
 from harness.diffusion.process import SCHEDULES, add_noise, process
 from harness.errors import ConfigError
 
-EACH = pytest.mark.parametrize("name", OBJECTIVES)
+EACH = pytest.mark.parametrize("name", WRITTEN)
 
 
 def unit(name, t):

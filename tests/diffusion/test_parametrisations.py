@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from made_up import DISCRETE, levels, made, network
+from made_up import DISCRETE, WRITTEN, levels, made, network
 
-from harness.diffusion.objectives.registry import OBJECTIVES
 from harness.metrics import diffusion_loss
 from harness.metrics.base import Subject
 from harness.trial import bench
@@ -34,7 +33,7 @@ def at_steps(monkeypatch):
     monkeypatch.setattr(diffusion_loss, "LOG_SNR", LEVELS)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_the_levels_are_the_same_for_all(name):
     a, b = levels(name, made(name).nearest(torch.tensor(LEVELS, dtype=torch.float64)))
     torch.testing.assert_close((a**2 / b**2).log().flatten(), torch.tensor(LEVELS).double(), atol=1e-5, rtol=0)
@@ -42,7 +41,7 @@ def test_the_levels_are_the_same_for_all(name):
 
 
 @pytest.mark.usefixtures("at_steps")
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "noise"])
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "noise"])
 def test_the_diffusion_loss_of_a_network_is_the_same_whatever_it_puts_out(name, tiny, place):
     ours, plain = (found(each, tiny, place) for each in (name, "noise"))
     assert set(ours) == set(plain) == {
@@ -54,7 +53,7 @@ def test_the_diffusion_loss_of_a_network_is_the_same_whatever_it_puts_out(name, 
 
 
 @pytest.mark.usefixtures("at_steps")
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_errors_of_noise_and_image_differ_by_the_signal_to_noise_ratio(name, tiny, place):
     """z says both, so (a / b)^2 times the image's error is the noise's; the loss is the integral, by trapezoids."""
     ours = found(name, tiny, place)
