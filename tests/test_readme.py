@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.cost import cost
@@ -38,6 +39,26 @@ def test_a_backbone_of_one_s_own_is_swept_like_any_other(tiny, place, mixer):
     run(cell, sink, place, "cpu")
     (_, first), *_, (_, last) = [(seen, metrics) for seen, metrics in sink.metrics if "loss" in metrics]
     assert last["loss"] < first["loss"]
+    assert any("fid" in metrics for _, metrics in sink.metrics)
+
+
+def test_an_objective_and_a_dataset_of_one_s_own(tiny, place, tmp_path, monkeypatch):
+    (tmp_path / "my_aims.py").write_text(block("class Noisier"))
+    (tmp_path / "my_pets.py").write_text(block("PETS ="))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    place.data.mkdir()
+    for split, count in (("train", 60), ("test", 20)):
+        rng = np.random.default_rng(count)
+        np.save(place.data / f"{split}.npy", rng.integers(0, 256, (count, 3, 32, 32), np.uint8))
+        np.save(place.data / f"{split}-y.npy", rng.integers(0, 37, count))
+    cell, sink = (
+        tiny(diffusion__objective="my_aims:Noisier", data__dataset="my_pets:PETS", evaluate__sampler="euler"),
+        Memory(),
+    )
+    check(cell)
+    run(cell, sink, place, "cpu")
+    assert set(cell.outside) == {"diffusion.objective.version", "data.dataset.version"}
+    assert (place.data / "my-pets.parquet").exists()
     assert any("fid" in metrics for _, metrics in sink.metrics)
 
 
