@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.cost import cost
+from harness.data import registry as datasets
 from harness.tracking.sinks import Memory
 from harness.trial import check, facts, run
 
@@ -59,6 +60,7 @@ def test_an_objective_and_a_dataset_of_one_s_own(tiny, place, tmp_path, monkeypa
     run(cell, sink, place, "cpu")
     assert set(cell.outside) == {"diffusion.objective.version", "data.dataset.version"}
     assert (place.data / "my-pets.parquet").exists()
+    assert datasets.flips(cell.data)  # as the paper does, where a dataset says nothing
     assert any("fid" in metrics for _, metrics in sink.metrics)
 
 
