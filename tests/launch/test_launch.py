@@ -22,7 +22,7 @@ from harness.launch.view import View
 from harness.tracking.store import Run, Store
 from harness.trial import Place
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("DATA", ROOT / "data"))
 SETTINGS = {
     "model.size": "1x64x1", "model.patch": 8, "data.images": 256, "train.images": 96, "train.batch": 32,

@@ -16,7 +16,7 @@ from harness.tracking.provenance import LIBRARIES, provenance
 from harness.tracking.sinks import Memory, Mlflow, Null
 from harness.tracking.store import Run, Store, default_uri
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
